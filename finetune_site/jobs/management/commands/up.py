@@ -1,0 +1,236 @@
+"""`manage.py up`: the whole site as one command. Embedded Postgres (unless DATABASE_URL), migrations, the first
+operator, the web server and both clusters; what dies is started anew, and Ctrl-C leaves no process behind."""
+
+import contextlib
+import ctypes
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from finetune_site.jobs import slots
+from finetune_site.lib.postgres import Embedded, PostgresError
+from finetune_site.lib.process import is_alive, start_time
+
+RUNNER_STOP_SECONDS = 95
+_libc = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+class Child:
+    """One long-lived program of the site: started, watched, started anew with growing pauses, stopped with its group."""
+
+    def __init__(self, name: str, argv: list[str], env: dict[str, str] | None = None) -> None:
+        self.name, self.argv, self.env = name, argv, env or {}
+        self.failures = 0
+        self.started = self.not_before = 0.0
+        self.process: subprocess.Popen[bytes]
+
+    def start(self) -> None:
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(
+            self.argv,
+            env={**os.environ, **self.env},
+            cwd=settings.BASE_DIR,
+            start_new_session=True,
+            preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
+        )
+
+    def restart_if_dead(self, say: Any) -> None:
+        if self.process.poll() is None or time.monotonic() < self.not_before:
+            return
+        say(f"{self.name} ended with {self.process.returncode}; starting it anew")
+        self.sweep()
+        self.failures = self.failures + 1 if time.monotonic() - self.started < 30 else 0
+        self.not_before = time.monotonic() + min(2**self.failures, 30)
+        self.start()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(20)
+        self.sweep()
+        self.process.wait()
+
+    def sweep(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+class Command(BaseCommand):
+    help = "Run the whole site on this machine."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--host", default="127.0.0.1")
+        parser.add_argument("--port", type=int, default=8000)
+        parser.add_argument("--then", nargs="+", metavar="COMMAND", help="run this manage.py command, then stop")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans of our orphans come to us
+        self._stopping = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._stopping.set())
+        self._sweep_last()
+        self.postgres = self._start_postgres()
+        self.children: list[Child] = []
+        code = 0
+        try:
+            self._prepare()
+            self._start(options["host"], options["port"])
+            code = self._run_then(options["then"]) if options["then"] else self._watch()
+        finally:
+            self._stop()
+        if code:
+            sys.exit(code)
+
+    def _start_postgres(self) -> Embedded | None:
+        if os.environ.get("DATABASE_URL"):
+            return None
+        try:
+            server = Embedded(settings.DATA_DIR)
+            server.start()
+        except PostgresError as error:
+            raise CommandError(str(error)) from error
+        return server
+
+    def _prepare(self) -> None:
+        for command in (["migrate", "-v0"], ["createcachetable", "-v0"], ["collectstatic", "--noinput", "-v0"]):
+            subprocess.run([*_manage(), *command], check=True)
+        self._create_operator()
+
+    def _create_operator(self) -> None:
+        """The first operator, with a password that is shown here and nowhere kept."""
+        from django.contrib.auth.models import User
+
+        if User.objects.filter(is_superuser=True).exists():
+            return
+        password = secrets.token_urlsafe(12)
+        User.objects.create_superuser("operator", "", password)
+        self.stdout.write(f"\n  First start: log in as  operator  with the password  {password}\n  (shown once; change it under your name)\n")
+
+    def _start(self, host: str, port: int) -> None:
+        web = [
+            sys.executable, "-m", "uvicorn", "finetune_site.asgi:application", "--host", host, "--port", str(port),
+            "--log-level", "warning", "--timeout-graceful-shutdown", "3", "--lifespan", "off",
+        ]  # fmt: skip
+        self.children = [
+            Child("web server", web, {"FINETUNE_DATABASE_POOL": "1"}),
+            Child("cluster default", [*_manage(), "cluster", "default"], {"Q_CLUSTER_NAME": "default"}),
+            Child("cluster gpu", [*_manage(), "cluster", "gpu"], {"Q_CLUSTER_NAME": "gpu"}),
+        ]
+        for child in self.children:
+            child.start()
+        self._write_down()
+        self._wait_for_web(f"http://{host}:{port}/login")
+
+    def _wait_for_web(self, url: str) -> None:
+        while not self._stopping.is_set():
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):  # noqa: S310
+                self.stdout.write(f"\n  Finetune Site is up:  {url.removesuffix('/login')}\n  Ctrl-C stops it.\n")
+                return
+            if self.children[0].process.poll() is not None:
+                raise CommandError("The web server ended at once: is the port taken? Try `make run PORT=8001`.")
+            self._stopping.wait(0.2)
+
+    def _watch(self) -> int:
+        while not self._stopping.wait(0.5):
+            self._tend()
+        return 0
+
+    def _run_then(self, command: list[str]) -> int:
+        """Run one more command beside the site and return its exit code."""
+        process = subprocess.Popen([*_manage(), *command], start_new_session=True)
+        while process.poll() is None and not self._stopping.wait(0.5):
+            self._tend()
+        if process.poll() is None:
+            process.terminate()
+        return process.wait()
+
+    def _tend(self) -> None:
+        if self.postgres and not self.postgres.is_running():
+            self._say("PostgreSQL ended; starting it anew")
+            try:
+                self.postgres.start()
+            except PostgresError as error:
+                self._say(str(error))
+        died = [child for child in self.children if child.process.poll() is not None]
+        for child in died:
+            child.restart_if_dead(self._say)
+        if died:
+            self._write_down()
+        self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        ours = {child.process.pid for child in self.children} | {self.postgres.pid if self.postgres else 0}
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if ended is None or ended.si_pid in ours:
+                    return
+                os.waitpid(ended.si_pid, 0)
+
+    def _stop(self) -> None:
+        """Clusters first, so that nothing new starts; then the runners, which save and give their jobs back; the web
+        server and Postgres last."""
+        threads = [threading.Thread(target=child.stop) for child in self.children[1:]]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        _stop_runners(self._say)
+        for child in self.children[:1]:
+            child.stop()
+        if self.postgres:
+            self.postgres.stop()
+        self._list().unlink(missing_ok=True)
+        self._say("stopped")
+
+    def _sweep_last(self) -> None:
+        """End what a killed predecessor left behind: its children by their identity, never by their number alone."""
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            for pid, started in json.loads(self._list().read_text()):
+                if is_alive(pid, started):
+                    os.killpg(pid, signal.SIGKILL)
+        self._list().unlink(missing_ok=True)
+
+    def _write_down(self) -> None:
+        pids = [child.process.pid for child in self.children]
+        self._list().write_text(json.dumps([[pid, start_time(pid)] for pid in pids]))
+
+    def _list(self) -> Any:
+        folder = settings.DATA_DIR / "run"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / "up.json"
+
+    def _say(self, text: str) -> None:
+        self.stderr.write(f"up: {text}")
+
+
+def _manage() -> list[str]:
+    return [sys.executable, str(settings.BASE_DIR / "manage.py")]
+
+
+def _stop_runners(say: Any) -> None:
+    """Tell the runners to leave and wait: an engine finishes its step and saves a checkpoint."""
+    told: set[int] = set()
+    deadline = time.monotonic() + RUNNER_STOP_SECONDS
+    while holders := list(slots.holders()):
+        for holder in holders:
+            with contextlib.suppress(ProcessLookupError):
+                if time.monotonic() > deadline:
+                    os.killpg(holder.pid, signal.SIGKILL)
+                elif holder.pid not in told:
+                    say(f"waiting for the runner {holder.queue}-{holder.slot} to save its work")
+                    os.kill(holder.pid, signal.SIGTERM)
+            told.add(holder.pid)
+        time.sleep(0.2)

@@ -1,0 +1,69 @@
+"""Slots of this machine: how many runners a queue may have here, one lock file each.
+
+A lock on a file dies with its holder, whatever killed it, and needs no database.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from django.conf import settings
+
+from finetune_site.lib.process import start_time
+
+
+@dataclass(frozen=True)
+class Holder:
+    queue: str
+    slot: int
+    pid: int
+
+
+def take(queue: str, slot: int) -> IO[str] | None:
+    """Hold a slot until the returned file is closed or this process ends; None when somebody holds it."""
+    stream = _path(queue, slot).open("a+")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        return None
+    stream.truncate(0)
+    stream.write(f"{os.getpid()}\n")
+    stream.flush()
+    return stream
+
+
+def free(queue: str) -> list[int]:
+    """The numbers of the slots that nobody holds at this moment."""
+    return [slot for slot in range(settings.JOB_SLOTS[queue]) if not _is_held(_path(queue, slot))]
+
+
+def holders() -> Iterator[Holder]:
+    """The runners alive on this machine."""
+    for path in sorted(_folder().glob("*.slot")):
+        queue, _, slot = path.stem.rpartition("-")
+        text = path.read_text().strip()
+        if text.isdecimal() and _is_held(path) and start_time(int(text)) is not None:
+            yield Holder(queue, int(slot), int(text))
+
+
+def _is_held(path: Path) -> bool:
+    with path.open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _path(queue: str, slot: int) -> Path:
+    return _folder() / f"{queue}-{slot}.slot"
+
+
+def _folder() -> Path:
+    folder = settings.DATA_DIR / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

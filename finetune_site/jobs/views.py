@@ -1,0 +1,117 @@
+"""The queue page, one job's page, stop and start again, and the stream of live updates."""
+
+from typing import Protocol
+
+from asgiref.sync import sync_to_async
+from django.contrib import messages
+from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
+from django.core.paginator import Paginator
+from django.db import connection
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_GET, require_POST
+
+from finetune_site.jobs import services
+from finetune_site.jobs.access import get_job, may_control
+from finetune_site.jobs.live import hub
+from finetune_site.jobs.models import FINISHED, Job, JobState
+from finetune_site.projects.access import get_project
+
+PAGE_SIZE = 30
+
+
+class Act(Protocol):
+    def __call__(self, *, actor: User, job: Job) -> None: ...
+
+
+@require_GET
+def job_list(request: HttpRequest) -> HttpResponse:
+    """Everything that runs, waits and ended, in all projects the user sees."""
+    return render(request, "jobs/job_list.html", _list_context(request))
+
+
+@require_GET
+def job_list_table(request: HttpRequest) -> HttpResponse:
+    return render(request, "jobs/job_list.html#table", _list_context(request))
+
+
+@require_GET
+def job_detail(request: HttpRequest, pk: int) -> HttpResponse:
+    job = get_job(request.user, pk)
+    return render(request, "jobs/job_detail.html", _detail_context(request, job))
+
+
+@require_GET
+def job_detail_body(request: HttpRequest, pk: int) -> HttpResponse:
+    job = get_job(request.user, pk)
+    return render(request, "jobs/job_detail.html#body", _detail_context(request, job))
+
+
+@require_GET
+def job_progress(request: HttpRequest, pk: int) -> HttpResponse:
+    """The progress component alone: what a page polls when the stream is not to be had."""
+    return render(request, "components/job_progress.html", {"job": get_job(request.user, pk)})
+
+
+@require_POST
+def job_cancel(request: HttpRequest, pk: int) -> HttpResponse:
+    return _act(request, pk, services.cancel)
+
+
+@require_POST
+def job_requeue(request: HttpRequest, pk: int) -> HttpResponse:
+    return _act(request, pk, services.requeue)
+
+
+async def live(request: HttpRequest, pk: int) -> StreamingHttpResponse:
+    """Server-sent events of a project; `?jobs=1,2` narrows it, `Last-Event-ID` or `?last=` goes on from there."""
+    await sync_to_async(_check_and_let_go)(request, pk)
+    jobs = frozenset(int(part) for part in request.GET.get("jobs", "").split(",") if part.isdecimal())
+    last = request.headers.get("Last-Event-ID") or request.GET.get("last", "")
+    stream = hub.watch(pk, jobs, int(last) if last.isdecimal() else None)
+    return StreamingHttpResponse(
+        stream,
+        content_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+def _check_and_let_go(request: HttpRequest, pk: int) -> None:
+    # A stream lives for hours: it must not keep the database connection of its first second.
+    try:
+        get_project(request.user, pk)
+    finally:
+        connection.close()
+
+
+def _act(request: HttpRequest, pk: int, act: Act) -> HttpResponse:
+    job = get_job(request.user, pk)
+    if not may_control(request.user, job):
+        raise PermissionDenied("Only the person who started a job, an owner of its project or an operator may do this.")
+    try:
+        act(actor=request.user, job=job)
+    except services.JobError as error:
+        messages.error(request, str(error))
+    return redirect(job)
+
+
+def _list_context(request: HttpRequest) -> dict[str, object]:
+    jobs = Job.objects.visible_to(request.user).select_related("project", "owner")
+    state = request.GET.get("state", "")
+    ended = jobs.filter(state=state) if state in FINISHED else jobs.filter(state__in=FINISHED)
+    return {
+        "running": jobs.filter(state=JobState.RUNNING).order_by("started_at"),
+        "waiting": jobs.filter(state=JobState.QUEUED).order_by("-priority", "pk"),
+        "ended": Paginator(ended, PAGE_SIZE).get_page(request.GET.get("page")),
+        "state": state,
+    }
+
+
+def _detail_context(request: HttpRequest, job: Job) -> dict[str, object]:
+    return {
+        "job": job,
+        "project": job.project,
+        "events": job.events.exclude(kind__in=("progress", "step")).order_by("-pk")[:200],
+        "may_control": may_control(request.user, job),
+    }

@@ -1,0 +1,41 @@
+"""Files on disk: written aside, synced, renamed; named by the hash of their content; read from their end."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def write_whole(path: Path, blocks: Iterable[bytes]) -> str:
+    """Write `blocks` so that `path` exists only whole, and return the SHA-256 of the content in hex."""
+    digest = hashlib.sha256()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with aside.open("wb") as stream:
+        for block in blocks:
+            digest.update(block)
+            stream.write(block)
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.rename(path)
+    return digest.hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content in hex, read in blocks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def tail(path: Path, max_bytes: int = 64_000) -> str:
+    """The last whole lines of a text file, at most `max_bytes`; empty when there is no such file."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            stream.seek(max(0, size - max_bytes))
+            block = stream.read()
+    except FileNotFoundError:
+        return ""
+    if size > max_bytes:
+        block = block.partition(b"\n")[2]
+    return block.decode(errors="replace")

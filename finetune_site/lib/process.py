@@ -1,0 +1,209 @@
+"""Processes: who is alive, detached starts, and the supervisor's end of an engine's channel.
+
+`finetune_site.lib.channel` is the other end. No model, no Django.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+STOP_GRACE_SECONDS = 90
+_TAIL_BYTES = 4000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an engine may take; None means no limit. Address space counts virtual memory, so be generous."""
+
+    memory_bytes: int | None = None
+    cpu_seconds: int | None = None
+    file_bytes: int | None = None
+    wall_seconds: float | None = None
+    open_files: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an engine ended: `returncode` is negative for a signal; `failure` is its `failed` event, if it wrote one."""
+
+    returncode: int
+    timed_out: bool
+    failure: dict[str, Any] = field(default_factory=dict)
+    log_tail: str = ""
+
+
+def start_time(pid: int) -> int | None:
+    """The kernel's start time of a process, in clock ticks since boot: with the pid it is an identity.
+
+    None for a process that is gone or a zombie.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def is_alive(pid: int | None, started: int | None) -> bool:
+    """True when the very process (not another under the same number) still lives."""
+    return pid is not None and started is not None and start_time(pid) == started
+
+
+def kill_group(pid: int | None, started: int | None) -> bool:
+    """Kill the process group of a process that is still the one meant. False when there was nothing to kill."""
+    if pid is None or not is_alive(pid, started):
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(os.getpgid(pid), signal.SIGKILL)
+    return True
+
+
+def start_detached(argv: list[str], *, log_path: Path, env: Mapping[str, str] | None = None) -> None:
+    """Start a program in its own session, child of nobody here: it outlives its starter, who need not reap it."""
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("ab") as log:
+        subprocess.run(
+            ["setsid", "--fork", *argv],  # noqa: S607
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **(env or {})},
+            check=True,
+        )
+
+
+class Engine:
+    """A running engine in its own process group. Use as a context manager: leaving it kills the group.
+
+    Its standard input stays open as long as we live: end-of-file tells the engine that nobody watches any more.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        arguments: list[str],
+        *,
+        log_path: Path,
+        limits: Limits | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._limits = limits or Limits()
+        self._log_path = log_path
+        self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        self._log_start = log_path.stat().st_size if log_path.exists() else 0
+        with log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, **(env or {})},
+                cwd=Path(__file__).resolve().parents[2],
+                start_new_session=True,
+                preexec_fn=lambda: _apply(self._limits),
+            )
+        self.pid = self._process.pid
+        self.started = start_time(self.pid)
+        self._deadline = time.monotonic() + self._limits.wall_seconds if self._limits.wall_seconds else None
+        threading.Thread(target=self._read, daemon=True, name="engine events").start()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+    def send(self, request: dict[str, Any]) -> None:
+        """Write one request line to the engine; `BrokenPipeError` when it is gone."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        self._process.stdin.flush()
+
+    def close_input(self) -> None:
+        """Tell the engine that no request follows."""
+        if self._process.stdin:
+            self._process.stdin.close()
+
+    def next_event(self, timeout: float) -> dict[str, Any] | None:
+        """The next event within `timeout` seconds, else None."""
+        try:
+            return self._events.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    @property
+    def is_done(self) -> bool:
+        return self._process.poll() is not None
+
+    def stop(self) -> None:
+        """Ask the engine to save and end."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+
+    def run(self, on_event: Callable[[dict[str, Any]], None], should_stop: Callable[[], bool]) -> Outcome:
+        """Pass every event to `on_event` until the engine ends. `should_stop` is asked several times a second."""
+        failure: dict[str, Any] = {}
+        asked_at: float | None = None
+        timed_out = False
+        while True:
+            event = self.next_event(0.25)
+            if event is not None:
+                if event["event"] == "failed":
+                    failure = event
+                on_event(event)
+            elif self.is_done and self._events.empty():
+                break
+            now = time.monotonic()
+            if asked_at is None and should_stop():
+                asked_at = now
+                self.stop()
+            if self._deadline and now > self._deadline:
+                timed_out = True
+            if timed_out or (asked_at and now - asked_at > STOP_GRACE_SECONDS):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.pid, signal.SIGKILL)
+        return Outcome(self._process.wait(), timed_out, failure, self._log_tail())
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            # A process that ignores the contract (a crash in the interpreter, say) must not break its supervisor.
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                event = json.loads(line)
+                event["event"]
+                self._events.put(event)
+
+    def _log_tail(self) -> str:
+        with self._log_path.open("rb") as log:
+            log.seek(max(self._log_start, self._log_path.stat().st_size - _TAIL_BYTES))
+            return log.read().decode(errors="replace")
+
+
+def _apply(limits: Limits) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for name, value in (
+        (resource.RLIMIT_AS, limits.memory_bytes),
+        (resource.RLIMIT_CPU, limits.cpu_seconds),
+        (resource.RLIMIT_FSIZE, limits.file_bytes),
+        (resource.RLIMIT_NOFILE, limits.open_files),
+    ):
+        if value is not None:
+            resource.setrlimit(name, (value, value))

@@ -1,0 +1,84 @@
+"""What people type about projects, members and themselves."""
+
+from typing import Any
+
+from django import forms
+from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm, UserCreationForm
+from django.contrib.auth.models import User
+
+from finetune_site.projects.models import Project, Role
+
+
+class StyledMixin:
+    """Gives every widget the kit's class, so that a page needs no markup of its own for a field."""
+
+    fields: dict[str, forms.Field]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for field in self.fields.values():
+            style(field)
+
+
+def style(field: forms.Field) -> None:
+    """Set the kit's class for the kind of a field's widget."""
+    widget = field.widget
+    if isinstance(widget, forms.CheckboxInput):
+        css = "form-check-input"
+    elif isinstance(widget, forms.CheckboxSelectMultiple | forms.RadioSelect):
+        css = ""
+    elif isinstance(widget, forms.Select):
+        css = "form-select"
+    else:
+        css = "form-control"
+    widget.attrs["class"] = f"{widget.attrs.get('class', '')} {css}".strip()
+
+
+class LoginForm(StyledMixin, AuthenticationForm):
+    pass
+
+
+class ChangePasswordForm(StyledMixin, PasswordChangeForm):
+    pass
+
+
+class ProjectForm(StyledMixin, forms.ModelForm):
+    class Meta:
+        model = Project
+        fields = ["name", "description"]
+        widgets = {"description": forms.Textarea(attrs={"rows": 3})}
+        help_texts = {
+            "name": "For example the product or the department whose documents it holds.",
+            "description": "What the model should become good at, in a sentence or two.",
+        }
+
+
+class InviteForm(StyledMixin, forms.Form):
+    email = forms.EmailField(
+        label="E-mail or user's e-mail", help_text="Whoever has the link may join; the address tells you whom it was for."
+    )
+    role = forms.ChoiceField(choices=Role.choices)
+
+
+class AddMemberForm(StyledMixin, forms.Form):
+    username = forms.CharField(help_text="The name the person logs in with.")
+    role = forms.ChoiceField(choices=Role.choices)
+
+    def clean_username(self) -> User:
+        name = self.cleaned_data["username"].strip()
+        user = User.objects.filter(username=name, is_active=True).first()
+        if user is None:
+            raise forms.ValidationError(f"Nobody here logs in as “{name}”. Invite the person by e-mail instead.")
+        return user
+
+
+class RoleForm(StyledMixin, forms.Form):
+    role = forms.ChoiceField(choices=Role.choices)
+
+
+class JoinForm(StyledMixin, UserCreationForm):
+    """A new account, made from an invitation."""
+
+    class Meta:
+        model = User
+        fields = ["username", "email"]

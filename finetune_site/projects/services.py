@@ -1,0 +1,131 @@
+"""What can be done to a project and its members: each verb one transaction, with its audit entry."""
+
+import hashlib
+import logging
+import secrets
+from datetime import timedelta
+from typing import Any, Protocol
+
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.utils import timezone
+
+from finetune_site.projects.models import AuditEntry, Invitation, Membership, Project, Role
+
+INVITATION_DAYS = 14
+logger = logging.getLogger(__name__)
+
+
+class Act(Protocol):
+    """A verb of this module."""
+
+    def __call__(self, *, actor: User, **arguments: Any) -> Any: ...
+
+
+class ProjectError(Exception):
+    """Something the person can mend; the message says how."""
+
+
+def audit(
+    project: Project, actor: User | None, verb: str, subject: object, *, before: Any = None, after: Any = None
+) -> AuditEntry:
+    """Keep who did what. Call it inside the transaction that does it."""
+    return AuditEntry.objects.create(
+        project=project, actor=actor, verb=verb, subject=str(subject)[:200], before=before, after=after
+    )
+
+
+@transaction.atomic
+def create_project(*, actor: User, name: str, description: str = "") -> Project:
+    """Make a project whose creator owns it."""
+    project = Project.objects.create(name=name, description=description, created_by=actor)
+    Membership.objects.create(project=project, user=actor, role=Role.OWNER)
+    audit(project, actor, "created", project)
+    return project
+
+
+@transaction.atomic
+def edit_project(*, actor: User, project: Project, name: str, description: str) -> None:
+    before = {"name": project.name, "description": project.description}
+    project.name, project.description = name, description
+    project.save(update_fields=["name", "description"])
+    audit(project, actor, "edited", project, before=before, after={"name": name, "description": description})
+
+
+@transaction.atomic
+def delete_project(*, actor: User, project: Project) -> None:
+    """Delete a project with its rows. Runners at work for it notice at their next write and stop; files that nothing
+    points at any more are removed by the operator's purge."""
+    logger.info("project %s deleted by user %s", project.pk, actor.pk)
+    project.delete()
+
+
+@transaction.atomic
+def set_role(*, actor: User, project: Project, user: User, role: Role) -> Membership:
+    """Make `user` a member with `role`, or change the role. The last owner stays one."""
+    Project.objects.select_for_update().get(pk=project.pk)
+    membership = Membership.objects.filter(project=project, user=user).first()
+    if membership and membership.role == Role.OWNER and role != Role.OWNER:
+        _keep_an_owner(project, membership)
+    before = membership.role if membership else None
+    membership, _ = Membership.objects.update_or_create(project=project, user=user, defaults={"role": role})
+    audit(project, actor, "set the role of", user, before=before, after=role)
+    return membership
+
+
+@transaction.atomic
+def remove_member(*, actor: User, membership: Membership) -> None:
+    """End a membership. The last owner cannot leave."""
+    Project.objects.select_for_update().get(pk=membership.project_id)
+    if membership.role == Role.OWNER:
+        _keep_an_owner(membership.project, membership)
+    audit(membership.project, actor, "removed", membership.user, before=membership.role)
+    membership.delete()
+
+
+@transaction.atomic
+def invite(*, actor: User, project: Project, email: str, role: Role) -> tuple[Invitation, str]:
+    """Make an invitation; returns it and the token of its link, which is shown once and not kept."""
+    token = secrets.token_urlsafe(32)
+    invitation = Invitation.objects.create(
+        project=project,
+        email=email,
+        role=role,
+        token_sha256=_sha256(token),
+        invited_by=actor,
+        expires_at=timezone.now() + timedelta(days=INVITATION_DAYS),
+    )
+    audit(project, actor, "invited", email, after=role)
+    return invitation, token
+
+
+def find_invitation(token: str) -> Invitation | None:
+    """The open invitation of a token, None when there is none, it was used or has expired."""
+    invitation = Invitation.objects.select_related("project").filter(token_sha256=_sha256(token)).first()
+    return invitation if invitation and invitation.is_open() else None
+
+
+@transaction.atomic
+def accept_invitation(*, user: User, invitation: Invitation) -> Membership:
+    """Make `user` a member as invited; a role already held is never lowered. Each invitation works once."""
+    taken = Invitation.objects.filter(pk=invitation.pk, accepted_at=None).update(accepted_at=timezone.now())
+    if not taken:
+        raise ProjectError("This invitation was already used. Ask an owner of the project for another.")
+    membership, created = Membership.objects.get_or_create(
+        project=invitation.project, user=user, defaults={"role": invitation.role}
+    )
+    if not created and Role(membership.role).rank < Role(invitation.role).rank:
+        membership.role = invitation.role
+        membership.save(update_fields=["role"])
+    audit(invitation.project, user, "joined as", membership.role)
+    return membership
+
+
+def _keep_an_owner(project: Project, leaving: Membership) -> None:
+    others = Membership.objects.filter(project=project, role=Role.OWNER).exclude(pk=leaving.pk)
+    if not others.exists():
+        raise ProjectError(f"{leaving.user} is the only owner of {project}. Make somebody else an owner first.")
+
+
+def _sha256(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,0 +1,68 @@
+"""Template tags every page may use: icons, state badges, sizes and durations in words."""
+
+from datetime import timedelta
+
+from django import template
+from django.templatetags.static import static
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+register = template.Library()
+
+_STATE_LOOK = {
+    "queued": ("secondary", "clock"),
+    "running": ("blue", "loader"),
+    "succeeded": ("green", "check"),
+    "failed": ("red", "alert-triangle"),
+    "cancelled": ("yellow", "player-stop"),
+    "draft": ("secondary", "pencil"),
+    "in_review": ("blue", "eye"),
+    "approved": ("green", "check"),
+    "rejected": ("red", "x"),
+    "sealed": ("purple", "lock"),
+    "ready": ("green", "check"),
+}
+
+
+@register.simple_tag
+def icon(name: str, css: str = "") -> SafeString:
+    """An icon of the sprite; decoration only, so hidden from screen readers."""
+    return format_html(
+        '<svg class="icon {}" aria-hidden="true"><use href="{}#{}"></use></svg>',
+        css,
+        static("vendor/tabler-icons/sprite.svg"),
+        name,
+    )
+
+
+@register.simple_tag
+def badge(state: str, text: str = "") -> SafeString:
+    """The one look of a state, everywhere."""
+    colour, symbol = _STATE_LOOK.get(state, ("secondary", "point"))
+    label = text or state.replace("_", " ")
+    return format_html('<span class="badge bg-{}-lt">{} {}</span>', colour, icon(symbol, "icon-inline"), label)
+
+
+@register.filter
+def duration(seconds: float | timedelta | None) -> str:
+    """Seconds in words: “1 h 20 min”, “3 min 5 s”, “4 s”; a dash for None."""
+    if seconds is None:
+        return "–"
+    total = round(seconds.total_seconds() if isinstance(seconds, timedelta) else float(seconds))
+    hours, rest = divmod(total, 3600)
+    minutes, secs = divmod(rest, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {secs} s" if minutes else f"{secs} s"
+
+
+@register.filter
+def percent(part: float | None, whole: float | None = 1) -> str:
+    """`part` of `whole` in whole per cent; a dash when there is no whole."""
+    return f"{100 * part / whole:.0f} %" if part is not None and whole else "–"
+
+
+@register.filter
+def get(mapping: dict[str, object], key: str) -> object:
+    """A value of a mapping under a key known only at run time."""
+    return mapping.get(key)

@@ -1,0 +1,30 @@
+from django.contrib.auth import views as auth
+from django.urls import path, reverse_lazy
+
+from finetune_site.projects import views
+from finetune_site.projects.forms import ChangePasswordForm, LoginForm
+
+urlpatterns = [
+    path("", views.home, name="home"),
+    path("login", auth.LoginView.as_view(authentication_form=LoginForm, redirect_authenticated_user=True), name="login"),
+    path("logout", auth.LogoutView.as_view(), name="logout"),
+    path(
+        "password",
+        auth.PasswordChangeView.as_view(
+            form_class=ChangePasswordForm,
+            template_name="registration/change_password.html",
+            success_url=reverse_lazy("home"),
+        ),
+        name="password_change",
+    ),
+    path("join/<str:token>", views.join, name="join"),
+    path("projects/new", views.project_create, name="project_create"),
+    path("projects/<int:pk>/edit", views.project_edit, name="project_edit"),
+    path("projects/<int:pk>/delete", views.project_delete, name="project_delete"),
+    path("projects/<int:pk>/members/", views.member_list, name="member_list"),
+    path("projects/<int:pk>/members/add", views.member_add, name="member_add"),
+    path("projects/<int:pk>/members/invite", views.member_invite, name="member_invite"),
+    path("projects/<int:pk>/members/<int:member>/role", views.member_role, name="member_role"),
+    path("projects/<int:pk>/members/<int:member>/remove", views.member_remove, name="member_remove"),
+    path("projects/<int:pk>/trail/", views.audit_list, name="audit_list"),
+]

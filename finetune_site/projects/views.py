@@ -1,0 +1,162 @@
+"""Projects, their members and their trail."""
+
+from django.contrib import messages
+from django.contrib.auth import login
+from django.contrib.auth.decorators import login_not_required
+from django.core.paginator import Paginator
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from finetune_site.projects import services
+from finetune_site.projects.access import get_project, role_of
+from finetune_site.projects.forms import AddMemberForm, InviteForm, JoinForm, ProjectForm, RoleForm
+from finetune_site.projects.models import Membership, Project, Role
+
+
+@require_GET
+def home(request: HttpRequest) -> HttpResponse:
+    """The projects one is in."""
+    projects = Project.objects.visible_to(request.user).prefetch_related("memberships__user")
+    return render(request, "projects/home.html", {"projects": projects, "section": "projects"})
+
+
+@require_http_methods(["GET", "POST"])
+def project_create(request: HttpRequest) -> HttpResponse:
+    form = ProjectForm(request.POST or None)
+    if form.is_valid():
+        return redirect(services.create_project(actor=request.user, **form.cleaned_data))
+    return render(request, "projects/project_form.html", {"form": form, "section": "projects"})
+
+
+@require_http_methods(["GET", "POST"])
+def project_edit(request: HttpRequest, pk: int) -> HttpResponse:
+    project = get_project(request.user, pk, role=Role.OWNER)
+    form = ProjectForm(request.POST or None, instance=Project.objects.get(pk=pk))
+    if form.is_valid():
+        services.edit_project(actor=request.user, project=project, **form.cleaned_data)
+        return redirect(project)
+    return render(request, "projects/project_form.html", {"form": form, "project": project})
+
+
+@require_http_methods(["GET", "POST"])
+def project_delete(request: HttpRequest, pk: int) -> HttpResponse:
+    """Ask for the name, then delete."""
+    project = get_project(request.user, pk, role=Role.OWNER)
+    if request.method == "POST":
+        if request.POST.get("name", "").strip() == project.name:
+            services.delete_project(actor=request.user, project=project)
+            messages.success(request, f"The project {project.name} is deleted.")
+            return redirect("home")
+        messages.error(request, "The name does not match; nothing was deleted.")
+    return render(request, "projects/project_delete.html", {"project": project})
+
+
+@require_GET
+def member_list(request: HttpRequest, pk: int) -> HttpResponse:
+    project = get_project(request.user, pk)
+    return render(request, "projects/member_list.html", _member_context(request, project))
+
+
+@require_POST
+def member_add(request: HttpRequest, pk: int) -> HttpResponse:
+    project = get_project(request.user, pk, role=Role.OWNER)
+    form = AddMemberForm(request.POST)
+    if not form.is_valid():
+        return render(request, "projects/member_list.html", _member_context(request, project, add_form=form))
+    return _change(
+        request, project, services.set_role, project=project, user=form.cleaned_data["username"],
+        role=Role(form.cleaned_data["role"]),
+    )  # fmt: skip
+
+
+@require_POST
+def member_invite(request: HttpRequest, pk: int) -> HttpResponse:
+    """Make an invitation and show its link, once."""
+    project = get_project(request.user, pk, role=Role.OWNER)
+    form = InviteForm(request.POST)
+    link = ""
+    if form.is_valid():
+        role = Role(form.cleaned_data["role"])
+        _, token = services.invite(actor=request.user, project=project, email=form.cleaned_data["email"], role=role)
+        link = request.build_absolute_uri(reverse("join", args=[token]))
+        form = InviteForm()
+    context = _member_context(request, project, invite_form=form)
+    return render(request, "projects/member_list.html", {**context, "link": link})
+
+
+@require_POST
+def member_role(request: HttpRequest, pk: int, member: int) -> HttpResponse:
+    project = get_project(request.user, pk, role=Role.OWNER)
+    membership = get_object_or_404(Membership, pk=member, project=project)
+    form = RoleForm(request.POST)
+    if not form.is_valid():
+        messages.error(request, "Choose one of the four roles.")
+        return redirect("member_list", pk)
+    return _change(
+        request, project, services.set_role, project=project, user=membership.user, role=Role(form.cleaned_data["role"])
+    )
+
+
+@require_POST
+def member_remove(request: HttpRequest, pk: int, member: int) -> HttpResponse:
+    project = get_project(request.user, pk, role=Role.OWNER)
+    membership = get_object_or_404(Membership, pk=member, project=project)
+    return _change(request, project, services.remove_member, membership=membership)
+
+
+@require_GET
+def audit_list(request: HttpRequest, pk: int) -> HttpResponse:
+    project = get_project(request.user, pk)
+    entries = project.audit_entries.select_related("actor")
+    page = Paginator(entries, 50).get_page(request.GET.get("page"))
+    return render(request, "projects/audit_list.html", {"project": project, "page": page, "section": "audit"})
+
+
+@login_not_required
+@require_http_methods(["GET", "POST"])
+def join(request: HttpRequest, token: str) -> HttpResponse:
+    """Follow an invitation: as who one is, or with a new account."""
+    invitation = services.find_invitation(token)
+    if invitation is None:
+        return render(request, "projects/join_closed.html", status=404)
+    if request.user.is_authenticated:
+        if request.method == "POST":
+            services.accept_invitation(user=request.user, invitation=invitation)
+            return redirect(invitation.project)
+        return render(request, "projects/join.html", {"invitation": invitation})
+    form = JoinForm(request.POST or None, initial={"email": invitation.email})
+    if form.is_valid():
+        user = form.save()
+        services.accept_invitation(user=user, invitation=invitation)
+        login(request, user)
+        return redirect(invitation.project)
+    return render(request, "projects/join.html", {"invitation": invitation, "form": form})
+
+
+def _change(request: HttpRequest, project: Project, act: "services.Act", **arguments: object) -> HttpResponse:
+    try:
+        act(actor=request.user, **arguments)
+    except services.ProjectError as error:
+        messages.error(request, str(error))
+    return redirect("member_list", project.pk)
+
+
+def _member_context(
+    request: HttpRequest,
+    project: Project,
+    *,
+    add_form: AddMemberForm | None = None,
+    invite_form: InviteForm | None = None,
+) -> dict[str, object]:
+    return {
+        "project": project,
+        "section": "members",
+        "memberships": project.memberships.select_related("user"),
+        "invitations": [invitation for invitation in project.invitations.all() if invitation.is_open()],
+        "roles": Role.choices,
+        "is_owner": role_of(request.user, project) == Role.OWNER,
+        "add_form": add_form or AddMemberForm(auto_id="add_%s"),
+        "invite_form": invite_form or InviteForm(auto_id="invite_%s"),
+    }

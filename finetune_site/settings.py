@@ -1,0 +1,205 @@
+"""Settings of the site, read from the environment; the README has the table of them.
+
+A value that cannot work is refused here, at start, with a sentence.
+"""
+
+import os
+import secrets
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+from psycopg.conninfo import conninfo_to_dict
+
+from finetune_site.lib import postgres
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+def _flag(name: str, default: bool) -> bool:
+    return os.environ.get(name, str(default)).strip().lower() in {"1", "true", "yes", "on"}
+
+
+def _number(name: str, default: int) -> int:
+    value = os.environ.get(name, "")
+    if value and not value.isdecimal():
+        raise ImproperlyConfigured(f"{name} must be a whole number, not {value!r}.")
+    return int(value) if value else default
+
+
+def _list(name: str, default: str) -> list[str]:
+    return [part.strip() for part in os.environ.get(name, default).split(",") if part.strip()]
+
+
+def _secret_key() -> str:
+    """The key from the environment, else one made at the first start and kept readable by its owner alone."""
+    if key := os.environ.get("FINETUNE_SECRET_KEY"):
+        return key
+    path = DATA_DIR / "secret_key"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text()
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(secrets.token_urlsafe(50))
+    return path.read_text()
+
+
+DATA_DIR = Path(os.environ.get("FINETUNE_DATA_DIR", BASE_DIR / "var")).resolve()
+DATA_DIR.mkdir(parents=True, exist_ok=True)
+DEBUG = _flag("FINETUNE_DEBUG", False)
+SECRET_KEY = _secret_key()
+ALLOWED_HOSTS = _list("FINETUNE_HOSTS", "localhost,127.0.0.1,[::1]")
+CSRF_TRUSTED_ORIGINS = _list("FINETUNE_ORIGINS", "")
+# Behind TLS: cookies are sent over it alone, plain requests are redirected, and browsers remember it for a year.
+HTTPS = _flag("FINETUNE_HTTPS", False)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
+SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
+if _flag("FINETUNE_BEHIND_PROXY", False):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+INSTALLED_APPS = [
+    "finetune_site.projects.apps.ProjectsConfig",
+    "finetune_site.jobs.apps.JobsConfig",
+    "datasets_app.apps.DatasetsConfig",
+    "training_app.apps.TrainingConfig",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "servestatic.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "django_htmx",
+    "django_q",
+    "template_partials",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "servestatic.middleware.ServeStaticMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    # Default deny: a view that anonymous visitors may see says so with @login_not_required.
+    "django.contrib.auth.middleware.LoginRequiredMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+]
+ROOT_URLCONF = "finetune_site.urls"
+ASGI_APPLICATION = "finetune_site.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+            "builtins": ["finetune_site.projects.templatetags.ui"],
+        },
+    }
+]
+
+DATABASE_URL = os.environ.get("DATABASE_URL") or postgres.dsn(DATA_DIR)
+if not DATABASE_URL.startswith(("postgres://", "postgresql://")):
+    raise ImproperlyConfigured("DATABASE_URL must begin with postgresql:// (the portal runs on Postgres alone).")
+_conninfo = conninfo_to_dict(DATABASE_URL)
+_database_options = {
+    key: value for key, value in _conninfo.items() if key not in {"dbname", "user", "password", "host", "port"}
+}
+# Only the web process pools: it serves many viewers from few connections. Django-Q2 forks, and a pool does not survive that.
+DATABASE_POOL = _flag("FINETUNE_DATABASE_POOL", False)
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": _conninfo.get("dbname", ""),
+        "USER": _conninfo.get("user", ""),
+        "PASSWORD": _conninfo.get("password", ""),
+        "HOST": _conninfo.get("host", ""),
+        "PORT": _conninfo.get("port", ""),
+        "OPTIONS": {**_database_options, **({"pool": {"min_size": 2, "max_size": 10, "timeout": 20}} if DATABASE_POOL else {})},
+    }
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "site_cache"}}
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "login"
+
+LANGUAGE_CODE = "en-gb"
+TIME_ZONE = os.environ.get("FINETUNE_TIME_ZONE", "UTC")
+USE_TZ = True
+STATIC_URL = "static/"
+STATIC_ROOT = DATA_DIR / "static"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+MEDIA_ROOT = DATA_DIR / "files"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "servestatic.storage.CompressedManifestStaticFilesStorage"},
+}
+if DEBUG:
+    STORAGES["staticfiles"]["BACKEND"] = "django.contrib.staticfiles.storage.StaticFilesStorage"
+
+# Uploads: 2 MiB pieces stay in memory, and a request never holds more than one.
+UPLOAD_MAX_BYTES = _number("FINETUNE_UPLOAD_MAX_MB", 300) * 1024 * 1024
+UPLOAD_MAX_FILES = _number("FINETUNE_UPLOAD_MAX_FILES", 200)
+DATA_UPLOAD_MAX_MEMORY_SIZE = 5 * 1024 * 1024
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 5000
+
+# Parsing happens in a process of its own under these limits.
+PARSE_MEMORY_BYTES = _number("FINETUNE_PARSE_MEMORY_MB", 6144) * 1024 * 1024
+PARSE_CPU_SECONDS = _number("FINETUNE_PARSE_CPU_SECONDS", 900)
+PARSE_WALL_SECONDS = _number("FINETUNE_PARSE_WALL_SECONDS", 1800)
+PARSE_OUTPUT_BYTES = _number("FINETUNE_PARSE_OUTPUT_MB", 500) * 1024 * 1024
+
+# Jobs: a runner renews its lease every JOB_HEARTBEAT_SECONDS; one that dies is found after JOB_LEASE_SECONDS at the latest.
+# A runner cut off from Postgres stops itself after JOB_CUTOFF_SECONDS, before another machine may take its job over.
+JOB_LEASE_SECONDS = _number("FINETUNE_JOB_LEASE_SECONDS", 30)
+JOB_HEARTBEAT_SECONDS = _number("FINETUNE_JOB_HEARTBEAT_SECONDS", 5)
+JOB_CUTOFF_SECONDS = _number("FINETUNE_JOB_CUTOFF_SECONDS", 300)
+# How many runners each queue may have on one machine: for `gpu` one a device, for `chat` one a model kept in memory.
+JOB_SLOTS = {
+    "default": _number("FINETUNE_SLOTS_DEFAULT", 2),
+    "gpu": _number("FINETUNE_SLOTS_GPU", 1),
+    "chat": _number("FINETUNE_SLOTS_CHAT", 2),
+}
+Q_CLUSTER_NAME = os.environ.get("Q_CLUSTER_NAME", "default")
+# Short tasks only; `retry` counts from the moment a task is fetched, so it has to exceed the time of all tasks fetched with it.
+_cluster = {
+    "orm": "default",
+    "workers": 2,
+    "timeout": 120,
+    "retry": 480,
+    "queue_limit": 1,
+    "bulk": 1,
+    "poll": 0.2,
+    "max_attempts": 3,
+    "catch_up": False,
+    "save_limit": 100,
+    "label": "Task queue",
+}
+Q_CLUSTER = {"name": "default", **_cluster, "ALT_CLUSTERS": {"gpu": {**_cluster, "workers": 1}}}
+
+# The engines: how many threads a training process takes, and how long a chat model stays in memory unused.
+ENGINE_THREADS = _number("FINETUNE_ENGINE_THREADS", 0)
+CHAT_IDLE_SECONDS = _number("FINETUNE_CHAT_IDLE_SECONDS", 300)
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "root": {"handlers": ["console"], "level": os.environ.get("FINETUNE_LOG_LEVEL", "INFO")},
+    "loggers": {"django-q": {"level": "WARNING"}},
+}

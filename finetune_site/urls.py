@@ -1,0 +1,12 @@
+"""All addresses of the site."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("", include("finetune_site.projects.urls")),
+    path("", include("finetune_site.jobs.urls")),
+    path("", include("datasets_app.urls")),
+    path("", include("training_app.urls")),
+]

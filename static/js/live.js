@@ -1,0 +1,84 @@
+// Live pages: one stream of server-sent events per visible page, polling when the stream is not to be had.
+//
+//   <body data-live="/projects/1/live">
+//   <div data-job="7">…progress component…</div>          swapped on every change of job 7
+//   <div data-job-state="7" hx-get="…" hx-trigger="job-state">   re-fetches itself when job 7 changes state
+//   document.addEventListener("live:step", (e) => e.detail)      {job, body} of any other event kind
+(() => {
+  const POLL_MS = 4000, GIVE_UP_MS = 8000;
+  let source = null, last = null, openedAt = 0, isOpen = false;
+
+  const shown = (job) => document.querySelectorAll(`[data-job="${job}"]`);
+  const tellState = (job) => document.querySelectorAll(`[data-job-state="${job}"]`).forEach((el) => htmx.trigger(el, "job-state"));
+
+  function swap(job, html, state) {
+    let before = null;
+    shown(job).forEach((el) => {
+      before = el.querySelector("[data-state]")?.dataset.state ?? before;
+      el.innerHTML = html;
+      htmx.process(el);
+    });
+    return before !== state;
+  }
+
+  function onChange(event) {
+    last = event.lastEventId || last;
+    const { job, body } = JSON.parse(event.data);
+    swap(job, body.html, body.state);
+    if (event.type === "state") tellState(job);
+    document.dispatchEvent(new CustomEvent(`live:${event.type}`, { detail: { job, body } }));
+  }
+
+  function onOther(event) {
+    last = event.lastEventId || last;
+    document.dispatchEvent(new CustomEvent(`live:${event.type}`, { detail: JSON.parse(event.data) }));
+  }
+
+  function setState(open) {
+    isOpen = open;
+    const label = document.querySelector("[data-live-state]");
+    if (label) label.textContent = open ? "live" : source ? "connecting…" : "";
+  }
+
+  function open() {
+    const url = document.body.dataset.live;
+    if (!url || source || document.hidden) return;
+    openedAt = Date.now();
+    source = new EventSource(last ? `${url}?last=${last}` : url);
+    source.onopen = () => setState(true);
+    source.onerror = () => setState(false);
+    source.addEventListener("hello", (event) => { last = event.lastEventId; });
+    source.addEventListener("resync", poll);
+    for (const kind of ["state", "progress"]) source.addEventListener(kind, onChange);
+    for (const kind of ["step", "eval", "checkpoint", "chat", "log", "warning", "row"]) source.addEventListener(kind, onOther);
+    setState(false);
+  }
+
+  // A hidden tab gives its connection back: a browser has six for a host. It catches up when it is shown again.
+  function close() { source?.close(); source = null; setState(false); }
+
+  async function poll() {
+    const seen = new Set();
+    for (const el of document.querySelectorAll("[data-job] [data-poll]")) {
+      const job = el.closest("[data-job]").dataset.job;
+      if (seen.has(job)) continue;
+      seen.add(job);
+      const answer = await fetch(el.dataset.poll, { headers: { "X-Requested-With": "fetch" } }).catch(() => null);
+      if (!answer || !answer.ok || answer.redirected) continue;
+      const html = await answer.text();
+      const state = /data-state="(\w+)"/.exec(html)?.[1];
+      if (swap(job, html, state)) tellState(job);
+    }
+    document.dispatchEvent(new CustomEvent("live:poll"));
+  }
+
+  document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
+  addEventListener("pagehide", close);
+  addEventListener("pageshow", open);
+  document.addEventListener("DOMContentLoaded", open);
+  setInterval(() => {
+    if (document.hidden || isOpen || !document.body.dataset.live) return;
+    if (Date.now() - openedAt > GIVE_UP_MS) poll();
+    if (source && source.readyState === EventSource.CLOSED) { close(); open(); }
+  }, POLL_MS);
+})();

@@ -1,0 +1,87 @@
+"""What every test stands on: people of each role, clients, and a server for browsers (Postgres: see plugin.py)."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _quick_settings(settings: object) -> None:
+    """Passwords hash fast, and pages render without collecting static files first."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # type: ignore[attr-defined]
+    settings.STORAGES = {  # type: ignore[attr-defined]
+        **settings.STORAGES,  # type: ignore[attr-defined]
+        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    }
+
+
+@pytest.fixture
+def project(owner, trainer, reviewer, viewer):
+    """A project with one member of each role."""
+    from finetune_site.projects import services
+    from finetune_site.projects.models import Role
+
+    made = services.create_project(actor=owner, name="Kestrel", description="The manual of an invented machine")
+    for user, role in ((trainer, Role.TRAINER), (reviewer, Role.REVIEWER), (viewer, Role.VIEWER)):
+        services.set_role(actor=owner, project=made, user=user, role=role)
+    return made
+
+
+def _person(name: str) -> Callable[..., object]:
+    def fixture(db: None) -> object:
+        from tests.factories import make_user
+
+        return make_user(name)
+
+    return pytest.fixture(fixture, name=name)
+
+
+viewer, reviewer, trainer, owner, stranger = map(_person, ("viewer", "reviewer", "trainer", "owner", "stranger"))
+
+
+@pytest.fixture
+def operator(db):
+    from django.contrib.auth.models import User
+
+    return User.objects.create_superuser("operator", "operator@example.org", "operator-password")
+
+
+@pytest.fixture
+def client_of() -> Callable[[object], object]:
+    """A test client logged in as the given user; None: not logged in."""
+    from django.test import Client
+
+    def make(user: object) -> Client:
+        client = Client()
+        if user is not None:
+            client.force_login(user)  # type: ignore[arg-type]
+        return client
+
+    return make
+
+
+@pytest.fixture
+def site(transactional_db) -> Iterator[str]:
+    """The real ASGI application under uvicorn in a thread, on the test database; yields its address."""
+    import threading
+    import time
+
+    import uvicorn
+    from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+    from django.core.management import call_command
+
+    from finetune_site.asgi import application
+
+    call_command("createcachetable", verbosity=0)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            ASGIStaticFilesHandler(application), port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=1
+        )
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(10)

@@ -1,0 +1,39 @@
+"""Starts the embedded Postgres before Django reads its settings (pytest-django does that earlier than any conftest).
+
+Loaded by `-p tests.plugin` in pyproject.toml. DATABASE_URL points the tests at another server.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from finetune_site.lib.postgres import Embedded
+
+_started: list[tuple[Embedded, Path]] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests() -> Generator[None, None, None]:
+    folder = Path(tempfile.mkdtemp(prefix="finetune-test-"))
+    folder.chmod(0o755)
+    os.environ.update(FINETUNE_DATA_DIR=str(folder), FINETUNE_SECRET_KEY="only-for-tests-" + "x" * 40)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # Playwright's synchronous interface keeps an event loop in its thread, which Django takes for an async caller.
+    os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+    if not os.environ.get("DATABASE_URL"):
+        server = Embedded(folder, durable=False)
+        server.start()
+        os.environ["DATABASE_URL"] = server.dsn
+        _started.append((server, folder))
+    return (yield)
+
+
+def pytest_unconfigure() -> None:
+    for server, folder in _started:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
