@@ -113,7 +113,7 @@ _conninfo = conninfo_to_dict(DATABASE_URL)
 _database_options = {
     key: value for key, value in _conninfo.items() if key not in {"dbname", "user", "password", "host", "port"}
 }
-# Only the web process pools: it serves many viewers from few connections. Django-Q2 forks, and a pool does not survive that.
+# Only the web process pools: it serves many viewers from few connections. Django-Q2 forks; no pool survives that.
 DATABASE_POOL = _flag("FINETUNE_DATABASE_POOL", False)
 DATABASES = {
     "default": {
@@ -123,7 +123,10 @@ DATABASES = {
         "PASSWORD": _conninfo.get("password", ""),
         "HOST": _conninfo.get("host", ""),
         "PORT": _conninfo.get("port", ""),
-        "OPTIONS": {**_database_options, **({"pool": {"min_size": 2, "max_size": 10, "timeout": 20}} if DATABASE_POOL else {})},
+        "OPTIONS": {
+            **_database_options,
+            **({"pool": {"min_size": 2, "max_size": 10, "timeout": 20}} if DATABASE_POOL else {}),
+        },
     }
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -163,7 +166,7 @@ PARSE_CPU_SECONDS = _number("FINETUNE_PARSE_CPU_SECONDS", 900)
 PARSE_WALL_SECONDS = _number("FINETUNE_PARSE_WALL_SECONDS", 1800)
 PARSE_OUTPUT_BYTES = _number("FINETUNE_PARSE_OUTPUT_MB", 500) * 1024 * 1024
 
-# Jobs: a runner renews its lease every JOB_HEARTBEAT_SECONDS; one that dies is found after JOB_LEASE_SECONDS at the latest.
+# Jobs: a runner renews its lease at every heartbeat.
 # A runner cut off from Postgres stops itself after JOB_CUTOFF_SECONDS, before another machine may take its job over.
 JOB_LEASE_SECONDS = _number("FINETUNE_JOB_LEASE_SECONDS", 30)
 JOB_HEARTBEAT_SECONDS = _number("FINETUNE_JOB_HEARTBEAT_SECONDS", 5)
@@ -175,7 +178,7 @@ JOB_SLOTS = {
     "chat": _number("FINETUNE_SLOTS_CHAT", 2),
 }
 Q_CLUSTER_NAME = os.environ.get("Q_CLUSTER_NAME", "default")
-# Short tasks only; `retry` counts from the moment a task is fetched, so it has to exceed the time of all tasks fetched with it.
+# Short tasks only; `retry` counts from the fetching of a task, so it has to exceed the time of all fetched with it.
 _cluster = {
     "orm": "default",
     "workers": 2,

@@ -75,7 +75,11 @@ def site(transactional_db) -> Iterator[str]:
     call_command("createcachetable", verbosity=0)
     server = uvicorn.Server(
         uvicorn.Config(
-            ASGIStaticFilesHandler(application), port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=1
+            ASGIStaticFilesHandler(application),
+            port=0,
+            log_level="warning",
+            lifespan="off",
+            timeout_graceful_shutdown=1,
         )
     )
     thread = threading.Thread(target=server.run, daemon=True)

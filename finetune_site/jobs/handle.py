@@ -80,7 +80,9 @@ class Handle:
         if self._is_cut_off():
             raise JobReleased("The database could not be reached for long; the work goes on by itself.")
 
-    def progress(self, done: int, total: int | None = None, *, unit: str | None = None, message: str | None = None) -> None:
+    def progress(
+        self, done: int, total: int | None = None, *, unit: str | None = None, message: str | None = None
+    ) -> None:
         """Tell how far the work is. Written at most a few times a second, but the last call of a unit always is."""
         now = time.monotonic()
         is_last = total is not None and done >= total

@@ -17,7 +17,7 @@ from django.db import connection
 from django.template.loader import render_to_string
 
 from finetune_site.jobs.events import CHANNEL
-from finetune_site.jobs.models import Job, JobEvent
+from finetune_site.jobs.models import JobEvent
 
 logger = logging.getLogger(__name__)
 QUEUE_LENGTH = 64
@@ -78,7 +78,11 @@ class Hub:
                 del self._viewers[project]
 
     def _subscribe(self, project: int) -> "asyncio.Queue[Frame | None]":
-        if self._listener is None or self._listener.done() or self._listener.get_loop() is not asyncio.get_running_loop():
+        if (
+            self._listener is None
+            or self._listener.done()
+            or self._listener.get_loop() is not asyncio.get_running_loop()
+        ):
             self._listener = asyncio.get_running_loop().create_task(self._listen())
         viewer: asyncio.Queue[Frame | None] = asyncio.Queue(QUEUE_LENGTH)
         self._viewers.setdefault(project, set()).add(viewer)
@@ -131,7 +135,7 @@ def _put(viewer: "asyncio.Queue[Frame | None]", frame: Frame | None) -> None:
 def _frame(event_id: int) -> Frame | None:
     try:
         event = JobEvent.objects.select_related("job").filter(pk=event_id).first()
-        return event and render(event)
+        return render(event) if event else None
     finally:
         connection.close()
 
@@ -160,14 +164,14 @@ def render(event: JobEvent) -> Frame:
         body = json.dumps({"html": html, "state": event.job.state})
     else:
         body = json.dumps(event.payload)
-    return Frame(event.job_id, f"id: {event.pk}\nevent: {event.kind}\ndata: {json.dumps({'job': event.job_id})[:-1]}, \"body\": {body}}}\n\n")
+    return Frame(
+        event.job_id,
+        f'id: {event.pk}\nevent: {event.kind}\ndata: {json.dumps({"job": event.job_id})[:-1]}, "body": {body}}}\n\n',
+    )
 
 
 def _conninfo() -> str:
-    database = settings.DATABASES["default"]
-    options = {key: value for key, value in database["OPTIONS"].items() if key != "pool"}
+    database = str(connection.settings_dict["NAME"])  # in tests not the one of the settings
     return psycopg.conninfo.make_conninfo(
-        dbname=database["NAME"], user=database["USER"], password=database["PASSWORD"] or None,
-        host=database["HOST"] or None, port=database["PORT"] or None,
-        application_name="finetune-site live", keepalives_idle=30, **options,
-    )  # fmt: skip
+        settings.DATABASE_URL, dbname=database, application_name="finetune-site live", keepalives_idle=30
+    )

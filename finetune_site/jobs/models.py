@@ -78,7 +78,8 @@ class Job(models.Model):
         constraints = [
             models.CheckConstraint(condition=models.Q(state__in=JobState.values), name="known_job_state"),
             models.CheckConstraint(
-                condition=models.Q(state="running", token__isnull=False) | ~models.Q(state="running") & models.Q(token=None),
+                condition=models.Q(state="running", token__isnull=False)
+                | ~models.Q(state="running") & models.Q(token=None),
                 name="token_only_while_running",
             ),
         ]

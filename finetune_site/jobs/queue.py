@@ -97,7 +97,7 @@ def finish(job: Job, state: JobState, *, code: str = "", text: str = "", message
 
 @transaction.atomic
 def release(job: Job, *, message: str, is_attempt: bool) -> None:
-    """Put a running job back into the queue. `is_attempt` False: its end was no fault of its own, so it is not counted."""
+    """Put a running job back into the queue; with `is_attempt` False it ended through no fault and is not counted."""
     wait = min(60, RETRY_SECONDS * 2 ** (job.attempt - 1)) if is_attempt else 0
     with connection.cursor() as cursor:
         cursor.execute(

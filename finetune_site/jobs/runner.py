@@ -133,5 +133,7 @@ def _attempt(handle: Handle) -> End:
     except Exception:
         reference = uuid.uuid4().hex[:8]
         logger.error("job %s failed, reference %s\n%s", handle.job.pk, reference, traceback.format_exc())
-        return End("retry", text=f"Something went wrong on our side (reference {reference}); the operator finds it in the log.")
+        return End(
+            "retry", text=f"Something went wrong on our side (reference {reference}); the operator finds it in the log."
+        )
     return End("finish", JobState.SUCCEEDED)

@@ -8,7 +8,7 @@ from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db import connection
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
@@ -16,7 +16,7 @@ from finetune_site.jobs import services
 from finetune_site.jobs.access import get_job, may_control
 from finetune_site.jobs.live import hub
 from finetune_site.jobs.models import FINISHED, Job, JobState
-from finetune_site.projects.access import get_project
+from finetune_site.projects.access import SignedInRequest, get_project
 
 PAGE_SIZE = 30
 
@@ -26,45 +26,45 @@ class Act(Protocol):
 
 
 @require_GET
-def job_list(request: HttpRequest) -> HttpResponse:
+def job_list(request: SignedInRequest) -> HttpResponse:
     """Everything that runs, waits and ended, in all projects the user sees."""
     return render(request, "jobs/job_list.html", _list_context(request))
 
 
 @require_GET
-def job_list_table(request: HttpRequest) -> HttpResponse:
+def job_list_table(request: SignedInRequest) -> HttpResponse:
     return render(request, "jobs/job_list.html#table", _list_context(request))
 
 
 @require_GET
-def job_detail(request: HttpRequest, pk: int) -> HttpResponse:
+def job_detail(request: SignedInRequest, pk: int) -> HttpResponse:
     job = get_job(request.user, pk)
     return render(request, "jobs/job_detail.html", _detail_context(request, job))
 
 
 @require_GET
-def job_detail_body(request: HttpRequest, pk: int) -> HttpResponse:
+def job_detail_body(request: SignedInRequest, pk: int) -> HttpResponse:
     job = get_job(request.user, pk)
     return render(request, "jobs/job_detail.html#body", _detail_context(request, job))
 
 
 @require_GET
-def job_progress(request: HttpRequest, pk: int) -> HttpResponse:
+def job_progress(request: SignedInRequest, pk: int) -> HttpResponse:
     """The progress component alone: what a page polls when the stream is not to be had."""
     return render(request, "components/job_progress.html", {"job": get_job(request.user, pk)})
 
 
 @require_POST
-def job_cancel(request: HttpRequest, pk: int) -> HttpResponse:
+def job_cancel(request: SignedInRequest, pk: int) -> HttpResponse:
     return _act(request, pk, services.cancel)
 
 
 @require_POST
-def job_requeue(request: HttpRequest, pk: int) -> HttpResponse:
+def job_requeue(request: SignedInRequest, pk: int) -> HttpResponse:
     return _act(request, pk, services.requeue)
 
 
-async def live(request: HttpRequest, pk: int) -> StreamingHttpResponse:
+async def live(request: SignedInRequest, pk: int) -> StreamingHttpResponse:
     """Server-sent events of a project; `?jobs=1,2` narrows it, `Last-Event-ID` or `?last=` goes on from there."""
     await sync_to_async(_check_and_let_go)(request, pk)
     jobs = frozenset(int(part) for part in request.GET.get("jobs", "").split(",") if part.isdecimal())
@@ -77,7 +77,7 @@ async def live(request: HttpRequest, pk: int) -> StreamingHttpResponse:
     )
 
 
-def _check_and_let_go(request: HttpRequest, pk: int) -> None:
+def _check_and_let_go(request: SignedInRequest, pk: int) -> None:
     # A stream lives for hours: it must not keep the database connection of its first second.
     try:
         get_project(request.user, pk)
@@ -85,7 +85,7 @@ def _check_and_let_go(request: HttpRequest, pk: int) -> None:
         connection.close()
 
 
-def _act(request: HttpRequest, pk: int, act: Act) -> HttpResponse:
+def _act(request: SignedInRequest, pk: int, act: Act) -> HttpResponse:
     job = get_job(request.user, pk)
     if not may_control(request.user, job):
         raise PermissionDenied("Only the person who started a job, an owner of its project or an operator may do this.")
@@ -96,7 +96,7 @@ def _act(request: HttpRequest, pk: int, act: Act) -> HttpResponse:
     return redirect(job)
 
 
-def _list_context(request: HttpRequest) -> dict[str, object]:
+def _list_context(request: SignedInRequest) -> dict[str, object]:
     jobs = Job.objects.visible_to(request.user).select_related("project", "owner")
     state = request.GET.get("state", "")
     ended = jobs.filter(state=state) if state in FINISHED else jobs.filter(state__in=FINISHED)
@@ -108,7 +108,7 @@ def _list_context(request: HttpRequest) -> dict[str, object]:
     }
 
 
-def _detail_context(request: HttpRequest, job: Job) -> dict[str, object]:
+def _detail_context(request: SignedInRequest, job: Job) -> dict[str, object]:
     return {
         "job": job,
         "project": job.project,

@@ -5,13 +5,20 @@ A stranger gets 404 (existence is not told), a member without the role 403. Oper
 
 from django.contrib.auth.models import AnonymousUser, User
 from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
 
 from finetune_site.projects.models import Membership, Project, Role
 
 
+class SignedInRequest(HttpRequest):
+    """What every view receives: the middleware lets nobody through who is not signed in."""
+
+    user: User
+
+
 def get_project(user: User | AnonymousUser, pk: int, *, role: Role = Role.VIEWER) -> Project:
-    """The project, if `user` holds at least `role` in it; `Http404` for a stranger, `PermissionDenied` below the role."""
+    """The project, if `user` holds at least `role` in it; `Http404` for a stranger, `PermissionDenied` below it."""
     project = get_object_or_404(Project.objects.visible_to(user), pk=pk)
     require_role(user, project, role)
     return project
@@ -20,7 +27,7 @@ def get_project(user: User | AnonymousUser, pk: int, *, role: Role = Role.VIEWER
 def require_role(user: User | AnonymousUser, project: Project, role: Role) -> None:
     """Raise `PermissionDenied` unless `user` holds at least `role` in `project`."""
     if not has_role(user, project, role):
-        raise PermissionDenied(f"This needs the role “{role.title}” in the project {project}. Ask one of its owners.")
+        raise PermissionDenied(f"This needs the role “{role.word}” in the project {project}. Ask one of its owners.")
 
 
 def has_role(user: User | AnonymousUser, project: Project, role: Role) -> bool:

@@ -55,7 +55,8 @@ class ProjectForm(StyledMixin, forms.ModelForm):
 
 class InviteForm(StyledMixin, forms.Form):
     email = forms.EmailField(
-        label="E-mail or user's e-mail", help_text="Whoever has the link may join; the address tells you whom it was for."
+        label="E-mail or user's e-mail",
+        help_text="Whoever has the link may join; the address tells you whom it was for.",
     )
     role = forms.ChoiceField(choices=Role.choices)
 

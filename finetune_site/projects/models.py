@@ -23,7 +23,7 @@ class Role(models.TextChoices):
         return list(Role).index(self)
 
     @property
-    def title(self) -> str:
+    def word(self) -> str:
         return str(self.label).partition(":")[0]
 
 

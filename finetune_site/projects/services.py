@@ -4,7 +4,7 @@ import hashlib
 import logging
 import secrets
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import transaction
@@ -14,12 +14,6 @@ from finetune_site.projects.models import AuditEntry, Invitation, Membership, Pr
 
 INVITATION_DAYS = 14
 logger = logging.getLogger(__name__)
-
-
-class Act(Protocol):
-    """A verb of this module."""
-
-    def __call__(self, *, actor: User, **arguments: Any) -> Any: ...
 
 
 class ProjectError(Exception):

@@ -6,7 +6,9 @@ from finetune_site.projects.forms import ChangePasswordForm, LoginForm
 
 urlpatterns = [
     path("", views.home, name="home"),
-    path("login", auth.LoginView.as_view(authentication_form=LoginForm, redirect_authenticated_user=True), name="login"),
+    path(
+        "login", auth.LoginView.as_view(authentication_form=LoginForm, redirect_authenticated_user=True), name="login"
+    ),
     path("logout", auth.LogoutView.as_view(), name="logout"),
     path(
         "password",

@@ -1,29 +1,31 @@
 """Projects, their members and their trail."""
 
+from collections.abc import Callable
+
 from django.contrib import messages
 from django.contrib.auth import login
 from django.contrib.auth.decorators import login_not_required
 from django.core.paginator import Paginator
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from finetune_site.projects import services
-from finetune_site.projects.access import get_project, role_of
+from finetune_site.projects.access import SignedInRequest, get_project, role_of
 from finetune_site.projects.forms import AddMemberForm, InviteForm, JoinForm, ProjectForm, RoleForm
 from finetune_site.projects.models import Membership, Project, Role
 
 
 @require_GET
-def home(request: HttpRequest) -> HttpResponse:
+def home(request: SignedInRequest) -> HttpResponse:
     """The projects one is in."""
     projects = Project.objects.visible_to(request.user).prefetch_related("memberships__user")
     return render(request, "projects/home.html", {"projects": projects, "section": "projects"})
 
 
 @require_http_methods(["GET", "POST"])
-def project_create(request: HttpRequest) -> HttpResponse:
+def project_create(request: SignedInRequest) -> HttpResponse:
     form = ProjectForm(request.POST or None)
     if form.is_valid():
         return redirect(services.create_project(actor=request.user, **form.cleaned_data))
@@ -31,7 +33,7 @@ def project_create(request: HttpRequest) -> HttpResponse:
 
 
 @require_http_methods(["GET", "POST"])
-def project_edit(request: HttpRequest, pk: int) -> HttpResponse:
+def project_edit(request: SignedInRequest, pk: int) -> HttpResponse:
     project = get_project(request.user, pk, role=Role.OWNER)
     form = ProjectForm(request.POST or None, instance=Project.objects.get(pk=pk))
     if form.is_valid():
@@ -41,7 +43,7 @@ def project_edit(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @require_http_methods(["GET", "POST"])
-def project_delete(request: HttpRequest, pk: int) -> HttpResponse:
+def project_delete(request: SignedInRequest, pk: int) -> HttpResponse:
     """Ask for the name, then delete."""
     project = get_project(request.user, pk, role=Role.OWNER)
     if request.method == "POST":
@@ -54,25 +56,23 @@ def project_delete(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @require_GET
-def member_list(request: HttpRequest, pk: int) -> HttpResponse:
+def member_list(request: SignedInRequest, pk: int) -> HttpResponse:
     project = get_project(request.user, pk)
     return render(request, "projects/member_list.html", _member_context(request, project))
 
 
 @require_POST
-def member_add(request: HttpRequest, pk: int) -> HttpResponse:
+def member_add(request: SignedInRequest, pk: int) -> HttpResponse:
     project = get_project(request.user, pk, role=Role.OWNER)
     form = AddMemberForm(request.POST)
     if not form.is_valid():
         return render(request, "projects/member_list.html", _member_context(request, project, add_form=form))
-    return _change(
-        request, project, services.set_role, project=project, user=form.cleaned_data["username"],
-        role=Role(form.cleaned_data["role"]),
-    )  # fmt: skip
+    user, role = form.cleaned_data["username"], Role(form.cleaned_data["role"])
+    return _change(request, pk, lambda: services.set_role(actor=request.user, project=project, user=user, role=role))
 
 
 @require_POST
-def member_invite(request: HttpRequest, pk: int) -> HttpResponse:
+def member_invite(request: SignedInRequest, pk: int) -> HttpResponse:
     """Make an invitation and show its link, once."""
     project = get_project(request.user, pk, role=Role.OWNER)
     form = InviteForm(request.POST)
@@ -87,27 +87,26 @@ def member_invite(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @require_POST
-def member_role(request: HttpRequest, pk: int, member: int) -> HttpResponse:
+def member_role(request: SignedInRequest, pk: int, member: int) -> HttpResponse:
     project = get_project(request.user, pk, role=Role.OWNER)
     membership = get_object_or_404(Membership, pk=member, project=project)
     form = RoleForm(request.POST)
     if not form.is_valid():
         messages.error(request, "Choose one of the four roles.")
         return redirect("member_list", pk)
-    return _change(
-        request, project, services.set_role, project=project, user=membership.user, role=Role(form.cleaned_data["role"])
-    )
+    user, role = membership.user, Role(form.cleaned_data["role"])
+    return _change(request, pk, lambda: services.set_role(actor=request.user, project=project, user=user, role=role))
 
 
 @require_POST
-def member_remove(request: HttpRequest, pk: int, member: int) -> HttpResponse:
+def member_remove(request: SignedInRequest, pk: int, member: int) -> HttpResponse:
     project = get_project(request.user, pk, role=Role.OWNER)
     membership = get_object_or_404(Membership, pk=member, project=project)
-    return _change(request, project, services.remove_member, membership=membership)
+    return _change(request, pk, lambda: services.remove_member(actor=request.user, membership=membership))
 
 
 @require_GET
-def audit_list(request: HttpRequest, pk: int) -> HttpResponse:
+def audit_list(request: SignedInRequest, pk: int) -> HttpResponse:
     project = get_project(request.user, pk)
     entries = project.audit_entries.select_related("actor")
     page = Paginator(entries, 50).get_page(request.GET.get("page"))
@@ -116,7 +115,7 @@ def audit_list(request: HttpRequest, pk: int) -> HttpResponse:
 
 @login_not_required
 @require_http_methods(["GET", "POST"])
-def join(request: HttpRequest, token: str) -> HttpResponse:
+def join(request: SignedInRequest, token: str) -> HttpResponse:
     """Follow an invitation: as who one is, or with a new account."""
     invitation = services.find_invitation(token)
     if invitation is None:
@@ -135,16 +134,16 @@ def join(request: HttpRequest, token: str) -> HttpResponse:
     return render(request, "projects/join.html", {"invitation": invitation, "form": form})
 
 
-def _change(request: HttpRequest, project: Project, act: "services.Act", **arguments: object) -> HttpResponse:
+def _change(request: SignedInRequest, project: int, change: Callable[[], object]) -> HttpResponse:
     try:
-        act(actor=request.user, **arguments)
+        change()
     except services.ProjectError as error:
         messages.error(request, str(error))
-    return redirect("member_list", project.pk)
+    return redirect("member_list", project)
 
 
 def _member_context(
-    request: HttpRequest,
+    request: SignedInRequest,
     project: Project,
     *,
     add_form: AddMemberForm | None = None,

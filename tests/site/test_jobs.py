@@ -1,4 +1,4 @@
-"""The queue: one claim wins, every write is fenced, what is lost comes back, and what the person can mend is not retried."""
+"""The queue: one claim wins, every write is fenced, what is lost comes back, what a person can mend is not retried."""
 
 import os
 import subprocess
@@ -30,7 +30,9 @@ def kind(monkeypatch):
 
     box = Box()
     monkeypatch.setitem(
-        kinds._kinds, "test.work", kinds.JobKind("test.work", "Test work", "default", 3, lambda handle: box.work(handle))
+        kinds._kinds,
+        "test.work",
+        kinds.JobKind("test.work", "Test work", "default", 3, lambda handle: box.work(handle)),
     )
     return box
 

@@ -27,7 +27,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 class Child:
-    """One long-lived program of the site: started, watched, started anew with growing pauses, stopped with its group."""
+    """One long-lived program of the site: watched, started anew with growing pauses, stopped with its group."""
 
     def __init__(self, name: str, argv: list[str], env: dict[str, str] | None = None) -> None:
         self.name, self.argv, self.env = name, argv, env or {}
@@ -116,7 +116,8 @@ class Command(BaseCommand):
             return
         password = secrets.token_urlsafe(12)
         User.objects.create_superuser("operator", "", password)
-        self.stdout.write(f"\n  First start: log in as  operator  with the password  {password}\n  (shown once; change it under your name)\n")
+        self.stdout.write(f"\n  First start: log in as  operator  with the password  {password}")
+        self.stdout.write("  (shown once; change it under your name)")
 
     def _start(self, host: str, port: int) -> None:
         web = [

@@ -1,0 +1,126 @@
+"""The supervisor and the engine at the two ends of one channel."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from finetune_site.lib import files
+from finetune_site.lib.process import Engine, Limits, is_alive, kill_group, start_time
+
+SCRIPT = "tests.site.small_engine"
+
+
+def run(tmp_path, *arguments, stop_after=None, **options):
+    """Run the small engine; returns its outcome, its events and its log."""
+    events = []
+    began = time.monotonic()
+    with Engine(SCRIPT, list(arguments), log_path=tmp_path / "log.txt", **options) as engine:
+        outcome = engine.run(events.append, lambda: stop_after is not None and time.monotonic() - began > stop_after)
+    return outcome, [event["event"] for event in events], files.tail(tmp_path / "log.txt")
+
+
+def test_events_pass_and_prints_go_to_the_log(tmp_path):
+    outcome, events, log = run(tmp_path, "work", str(tmp_path / "result.json"))
+    assert (outcome.returncode, events) == (0, ["started", "step", "done"])
+    assert "a library prints" in log
+    assert '"answer": 42' in (tmp_path / "result.json").read_text()
+
+
+def test_wrong_input_is_code_2_with_its_sentence(tmp_path):
+    outcome, _, _ = run(tmp_path, "refuse")
+    assert (outcome.returncode, outcome.failure["message"]) == (2, "The rows are too few. Approve more.")
+
+
+def test_an_error_of_ours_is_code_1_with_its_traceback_in_the_log(tmp_path):
+    outcome, _, log = run(tmp_path, "break", str(tmp_path / "result.json"))
+    assert (outcome.returncode, outcome.failure["kind"]) == (1, "error")
+    assert "ZeroDivisionError" in log
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_asked_to_stop_it_saves_and_exits_130(tmp_path):
+    outcome, events, _ = run(tmp_path, "wait", stop_after=1.0)
+    assert (outcome.returncode, events[-2:]) == (130, ["checkpoint", "cancelled"])
+
+
+def test_when_the_supervisor_dies_it_saves_and_stops(tmp_path):
+    supervisor = subprocess.Popen(
+        [sys.executable, "-c", f"""
+from pathlib import Path
+from finetune_site.lib.process import Engine
+with Engine({SCRIPT!r}, ["wait", {str(tmp_path / "saved")!r}], log_path=Path({str(tmp_path / "log.txt")!r})) as engine:
+    print(engine.pid, engine.started, flush=True)
+    engine.run(lambda event: None, lambda: False)
+"""], stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert supervisor.stdout is not None
+    pid, started = map(int, supervisor.stdout.readline().split())
+    time.sleep(0.7)
+    supervisor.kill()
+    supervisor.wait()
+    deadline = time.monotonic() + 10
+    while is_alive(pid, started) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(pid, started)
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_wall_clock_limit_ends_it(tmp_path):
+    outcome, _, _ = run(tmp_path, "wait", limits=Limits(wall_seconds=1))
+    assert outcome.timed_out
+    assert outcome.returncode == -signal.SIGKILL
+
+
+def test_a_memory_limit_ends_it_and_not_us(tmp_path):
+    outcome, _, log = run(tmp_path, "eat", limits=Limits(memory_bytes=400 * 1024 * 1024))
+    assert outcome.returncode == 1
+    assert "MemoryError" in log
+
+
+def test_a_cpu_limit_ends_it(tmp_path):
+    outcome, _, _ = run(tmp_path, "spin", limits=Limits(cpu_seconds=1))
+    assert outcome.returncode < 0
+
+
+def test_leaving_the_context_kills_the_whole_group(tmp_path):
+    with Engine(SCRIPT, ["wait"], log_path=tmp_path / "log.txt") as engine:
+        pid, started = engine.pid, engine.started
+    assert not is_alive(pid, started)
+
+
+def test_a_pid_used_by_another_process_is_not_killed():
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"], start_new_session=True)
+    try:
+        assert not kill_group(process.pid, (start_time(process.pid) or 0) + 1)
+        assert process.poll() is None
+        assert kill_group(process.pid, start_time(process.pid))
+        assert process.wait(5) == -9
+    finally:
+        process.kill()
+
+
+def test_a_zombie_counts_as_dead():
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    time.sleep(0.1)
+    assert start_time(pid) is None
+    os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize(("text", "size", "want"), [("a\nb\nc\n", 4, "c\n"), ("a\n", 100, "a\n")])
+def test_tail_gives_whole_lines(tmp_path, text, size, want):
+    path = Path(tmp_path / "log")
+    path.write_text(text)
+    assert files.tail(path, size) == want
+
+
+def test_write_whole_leaves_no_part_behind_and_names_the_hash(tmp_path):
+    digest = files.write_whole(tmp_path / "deep" / "file", [b"abc", b"def"])
+    assert digest == files.sha256_of(tmp_path / "deep" / "file")
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["file"]

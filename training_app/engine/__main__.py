@@ -1,0 +1,73 @@
+"""`python -m training_app.engine spec.json`: run the task that the spec file names.
+
+Each task lives in the module of its name and is imported only when it is asked for, because PyTorch takes seconds.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from finetune_site.lib.channel import Channel, InputError, load_json, read_spec, run
+from training_app.engine.spec import TASKS, ChatSpec, EvaluateSpec, PrepareSpec, PreviewSpec, TrainSpec
+
+
+def main(argv: list[str]) -> int:
+    """Run one spec file and return the process's exit code."""
+    _quiet_libraries()
+    if len(argv) != 1:
+        print("usage: python -m training_app.engine spec.json", file=sys.stderr)  # noqa: T201
+        return 2
+    fields: dict[str, Any] = {}
+    try:
+        fields = load_json(argv[0])
+    except InputError:
+        pass  # said again below, on the channel
+    return run(lambda channel: _dispatch(channel, Path(argv[0])), result_path=_result_path(fields))
+
+
+def _dispatch(channel: Channel, path: Path) -> dict[str, Any]:
+    fields = load_json(path)
+    task = fields.pop("task", None)
+    if task not in TASKS:
+        raise InputError(f"task must be one of {', '.join(TASKS)}, not {task!r}.")
+    spec = read_spec(TASKS[task], {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
+    if isinstance(spec, PrepareSpec):
+        from training_app.engine.prepare import prepare
+
+        return prepare(spec, channel)
+    if isinstance(spec, PreviewSpec):
+        from training_app.engine.preview import preview
+
+        return preview(spec, channel)
+    if isinstance(spec, TrainSpec):
+        from training_app.engine.train import train
+
+        return train(spec, channel)
+    if isinstance(spec, EvaluateSpec):
+        from training_app.engine.evaluate import evaluate
+
+        return evaluate(spec, channel)
+    assert isinstance(spec, ChatSpec)
+    from training_app.engine.chat import chat
+
+    return chat(spec, channel)
+
+
+def _result_path(fields: dict[str, Any]) -> Path | None:
+    """A training's result stands in its run folder, the others' in their out folder; a chat has none."""
+    folder = fields.get("run_dir") if fields.get("task") == "train" else fields.get("out_dir")
+    return Path(folder) / "result.json" if isinstance(folder, str) and folder else None
+
+
+def _quiet_libraries() -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # A thread that waits must not burn the core that a neighbour needs: spinning collapses on a shared machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

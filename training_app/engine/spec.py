@@ -1,0 +1,253 @@
+"""What the training engine can be asked to do: one frozen dataclass per task, and the table of knobs of a run.
+
+Standard library only: the web form and the command line read the same fields, bounds, help and refusals from here.
+Every dataclass checks itself; a refusal is an `InputError` that says which value is wrong and what to do.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any
+
+from finetune_site.lib.channel import InputError
+
+METHODS: Mapping[str, str] = MappingProxyType(
+    {
+        "lora": "LoRA trains small matrices beside the frozen model: fast, and the result is a few megabytes.",
+        "dora": "DoRA also trains the length of every weight row: a little slower than LoRA, steadier at low rank.",
+        "full": "Full fine-tuning changes every weight: the most memory, and the result is a whole model.",
+    }
+)
+SCHEDULERS = ("cosine", "linear", "constant")
+SOURCES = ("bundled", "folder", "hub")
+SETS = ("validation", "recall")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A closed range a number must lie in, and the sentence that explains why."""
+
+    low: float
+    high: float
+    why: str
+
+
+def knob(default: Any, help: str, bounds: Bounds | None = None, choices: tuple[str, ...] = ()) -> Any:
+    """A field of a spec together with what a form needs to show it."""
+    return field(default=default, metadata={"help": help, "bounds": bounds, "choices": choices})
+
+
+@dataclass(frozen=True)
+class PrepareSpec:
+    """Make a base model folder: safetensors weights, tokenizer, configuration."""
+
+    source: str
+    out_dir: str
+    location: str = ""
+
+    def __post_init__(self) -> None:
+        _check_choice("source", self.source, SOURCES)
+        if self.source != "bundled" and not self.location:
+            raise InputError("location is empty: name the model's folder, or its id on the hub.")
+
+
+@dataclass(frozen=True)
+class _RunSpec:
+    """What a preview and a training have in common: the sealed rows, the base model and every knob."""
+
+    data_path: str
+    data_sha256: str
+    base_dir: str
+    base_name: str = ""
+    method: str = knob("dora", "How the model is changed.", choices=tuple(METHODS))
+    seed: int = knob(
+        42, "Decides order and initial values: the same seed gives the same run.", Bounds(0, 2**31 - 1, "")
+    )
+    epochs: float = knob(
+        10, "How often every row is seen.", Bounds(0.01, 1000, "more than that only memorises the wording")
+    )
+    max_steps: int = knob(0, "Stop after this many steps; 0 means all epochs.", Bounds(0, 10_000_000, ""))
+    learning_rate: float = knob(
+        1e-3,
+        "How far one step moves the weights. Small models like 1e-3 with LoRA or DoRA, a tenth of it in full training.",
+        Bounds(1e-8, 0.1, "larger steps always destroy the model"),
+    )
+    scheduler: str = knob("cosine", "How the learning rate falls towards the end.", choices=SCHEDULERS)
+    warmup_share: float = knob(
+        0.05, "Share of the steps in which the learning rate rises from zero.", Bounds(0, 0.9, "some steps must train")
+    )
+    weight_decay: float = knob(0.0, "Pulls trained weights towards zero.", Bounds(0, 1, "more erases the weights"))
+    rank: int = knob(
+        16,
+        "Width of the trained matrices: more holds more facts.",
+        Bounds(1, 1024, "wider than the model's own layers"),
+    )
+    alpha: float = knob(
+        32,
+        "Scale of the trained matrices; usually once or twice the rank.",
+        Bounds(0.1, 8192, "the update would swamp the model"),
+    )
+    dropout: float = knob(
+        0.0,
+        "Share of inputs ignored while training. With DoRA anything but 0 is slow.",
+        Bounds(0, 0.9, "too little would be left"),
+    )
+    target_modules: str = knob("all-linear", "Which layers are changed: all-linear, or names separated by commas.")
+    max_length: int = knob(
+        1024, "Longest row in tokens; what is beyond is cut.", Bounds(8, 1_048_576, "no model reads more at once")
+    )
+    batch_rows: int = knob(
+        8, "Rows that one step learns from.", Bounds(1, 4096, "so large a batch leaves too few steps")
+    )
+    micro_batch_tokens: int = knob(
+        2048,
+        "Tokens computed at once. It changes memory and speed, never the result.",
+        Bounds(16, 10_000_000, "no device holds more"),
+    )
+    max_grad_norm: float = knob(1.0, "Longest step direction allowed; longer ones are cut.", Bounds(0.001, 1000, ""))
+    eval_every: int = knob(
+        0, "Steps between two looks at the validation rows; 0 means once per epoch.", Bounds(0, 10_000_000, "")
+    )
+    checkpoint_every: int = knob(
+        0, "Steps between two checkpoints; 0 means about every three minutes.", Bounds(0, 10_000_000, "")
+    )
+    keep_checkpoints: int = knob(2, "How many checkpoints stay on disk.", Bounds(1, 1000, ""))
+    gradient_checkpointing: bool = knob(False, "Halves the memory for a third more time.")
+    threads: int = knob(0, "Processor threads; 0 means one per physical core.", Bounds(0, 1024, ""))
+    device: str = knob("auto", "Where to compute.", choices=("auto", "cpu", "cuda"))
+    dtype: str = knob(
+        "auto",
+        "Precision of the matrix products; auto measures which is faster here.",
+        choices=("auto", "float32", "bfloat16"),
+    )
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            _check_field(item.name, getattr(self, item.name), item.metadata, type(item.default))
+        if self.method == "full" and self.learning_rate > 0.005:
+            raise InputError(
+                f"learning_rate must be below 0.005 in full training: {self.learning_rate} moves every weight too far."
+            )
+
+    @property
+    def targets(self) -> str | list[str]:
+        """`target_modules` as PEFT wants it."""
+        names = [name.strip() for name in self.target_modules.split(",") if name.strip()]
+        return "all-linear" if names in ([], ["all-linear"]) else names
+
+
+@dataclass(frozen=True)
+class PreviewSpec(_RunSpec):
+    """Tokenise and estimate; train nothing."""
+
+    out_dir: str = ""
+
+
+@dataclass(frozen=True)
+class TrainSpec(_RunSpec):
+    """Train, or go on training, in `run_dir`."""
+
+    run_dir: str = ""
+
+
+@dataclass(frozen=True)
+class EvaluateSpec:
+    """Ask the base and the tuned model the same questions."""
+
+    base_dir: str
+    run_dir: str
+    data_path: str
+    out_dir: str
+    data_sha256: str = ""
+    method: str = "dora"
+    splits: tuple[str, ...] = ("recall", "validation")
+    max_rows: int = 200
+    general: bool = True
+    max_new_tokens: int = 64
+    batch_rows: int = 16
+    threads: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        _check_choice("method", self.method, tuple(METHODS))
+        for name in self.splits:
+            _check_choice("splits", name, SETS)
+        for name in ("max_rows", "max_new_tokens", "batch_rows"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1.")
+
+
+@dataclass(frozen=True)
+class ChatSpec:
+    """Hold the base and the tuned model ready and answer requests from standard input."""
+
+    base_dir: str
+    run_dir: str
+    method: str = "dora"
+    threads: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        _check_choice("method", self.method, tuple(METHODS))
+
+
+TASKS: Mapping[str, type[PrepareSpec | PreviewSpec | TrainSpec | EvaluateSpec | ChatSpec]] = MappingProxyType(
+    {"prepare": PrepareSpec, "preview": PreviewSpec, "train": TrainSpec, "evaluate": EvaluateSpec, "chat": ChatSpec}
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named set of knobs, with one line for the person who chooses."""
+
+    title: str
+    line: str
+    values: Mapping[str, Any]
+
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "quick": Preset("Quick look", "A few passes in minutes: shows whether the rows teach anything.", {"epochs": 3}),
+        "balanced": Preset("Balanced", "Learns the facts and keeps general knowledge: the right start.", {}),
+        "thorough": Preset(
+            "Thorough", "More passes at a higher rank, about twice as long.", {"epochs": 16, "rank": 32, "alpha": 64}
+        ),
+    }
+)
+
+
+def knobs(method: str = "dora", preset: str = "balanced") -> dict[str, Any]:
+    """Every knob's value under a preset and method: what a form starts from. Both names must exist."""
+    values = {item.name: item.default for item in fields(_RunSpec) if item.metadata}
+    values |= PRESETS[preset].values
+    if method == "full":
+        values["learning_rate"] = values["learning_rate"] / 10
+    return {**values, "method": method}
+
+
+def _check_field(name: str, value: Any, metadata: Mapping[str, Any], kind: type) -> None:
+    if choices := metadata.get("choices"):
+        return _check_choice(name, value, choices)
+    if kind is bool and not isinstance(value, bool):
+        raise InputError(f"{name} must be true or false.")
+    bounds: Bounds | None = metadata.get("bounds")
+    if bounds is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{name} must be a number.")
+    if kind is int and name != "epochs" and not float(value).is_integer():
+        raise InputError(f"{name} must be a whole number.")
+    because = f": {bounds.why}." if bounds.why else "."
+    if value < bounds.low:
+        raise InputError(f"{name} must be at least {bounds.low:g}{because}")
+    if value > bounds.high:
+        raise InputError(f"{name} must not be above {bounds.high:g}{because}")
+    return None
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
