@@ -3,9 +3,12 @@
 A lock on a file dies with its holder, whatever killed it, and needs no database.
 """
 
+import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+import signal
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -13,6 +16,8 @@ from typing import IO
 from django.conf import settings
 
 from finetune_site.lib.process import start_time
+
+STOP_SECONDS = 95
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,22 @@ def holders() -> Iterator[Holder]:
         text = path.read_text().strip()
         if text.isdecimal() and _is_held(path) and start_time(int(text)) is not None:
             yield Holder(queue, int(slot), int(text))
+
+
+def stop_holders(say: Callable[[str], object]) -> None:
+    """Tell the runners of this machine to leave and wait: an engine finishes its step and saves a checkpoint."""
+    told: set[int] = set()
+    deadline = time.monotonic() + STOP_SECONDS
+    while waiting := list(holders()):
+        for holder in waiting:
+            with contextlib.suppress(ProcessLookupError):
+                if time.monotonic() > deadline:
+                    os.killpg(holder.pid, signal.SIGKILL)
+                elif holder.pid not in told:
+                    say(f"waiting for the runner {holder.queue}-{holder.slot} to save its work")
+                    os.kill(holder.pid, signal.SIGTERM)
+            told.add(holder.pid)
+        time.sleep(0.2)
 
 
 def _is_held(path: Path) -> bool:

@@ -1,74 +1,100 @@
-"""Loading of models and tokenizers: safetensors only, no code of theirs, on the device at hand."""
+"""The base model, the trained parts attached to it, and the two merged again."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_site.lib.channel import InputError
+from training_app.engine.hardware import Machine
+from training_app.engine.spec import TrainSpec, _RunSpec
+
+ADAPTER, WHOLE = "adapter", "model"
 
 
-def set_threads(threads: int) -> None:
-    """Use `threads` CPU threads, all cores for 0."""
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+def load_base(base_dir: str | Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
+    """The base model from safetensors files; nothing else is loaded, no code of a repository is run."""
+    from transformers import AutoModelForCausalLM
+
+    if not (Path(base_dir) / "config.json").exists():
+        raise InputError("The base model's folder is missing or not prepared. Prepare the base model first.")
+    model = AutoModelForCausalLM.from_pretrained(
+        base_dir, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    )
+    return model.to(device)
 
 
-def device_of(name: str) -> torch.device:
-    """`auto` is the first CUDA device, else the CPU."""
-    if name == "auto":
-        name = "cuda:0" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError("This machine has no CUDA device; choose the device “auto” or “cpu”.")
-    return torch.device(name)
+def trainable(spec: _RunSpec, machine: Machine) -> Any:
+    """The base model ready to be trained under `spec`: all of it, or frozen with an adapter in its linear layers.
+
+    Trained weights stay float32. With bfloat16 the frozen matrices are stored in it and products run under autocast.
+    """
+    model = load_base(spec.base_dir, machine.device)
+    model.config.use_cache = False
+    if spec.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+    if spec.method != "full":
+        model = _attach_adapter(model, spec, machine.dtype)
+    return model.train()
 
 
-def dtype_of(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device computes it well; float32 on CPUs, where bfloat16 was measured three times slower."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.bfloat16
-    return torch.float32
+def _attach_adapter(model: Any, spec: _RunSpec, dtype: torch.dtype) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    from training_app.engine.dora import speed_up
+
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=spec.rank,
+        lora_alpha=spec.alpha,
+        lora_dropout=spec.dropout,
+        target_modules=spec.targets,
+        use_dora=spec.method == "dora",
+    )
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise InputError(f"target_modules does not fit this model: {str(error)[:200]}") from error
+    if dtype != torch.float32:
+        for module in adapted.modules():
+            if hasattr(module, "lora_A") and isinstance(module.base_layer, torch.nn.Linear):
+                module.base_layer.to(dtype)
+    if spec.method == "dora" and spec.dropout == 0:
+        speed_up(adapted)
+    return adapted
 
 
-def load_tokenizer(base_dir: str) -> Any:
-    """The fast tokenizer of a prepared model, with a chat template; `InputError` when it lacks one."""
-    tokenizer = AutoTokenizer.from_pretrained(base_dir, trust_remote_code=False, local_files_only=True)
-    if not tokenizer.is_fast:
-        raise InputError("The model has no fast tokenizer; the mask of trained tokens cannot be proved without one.")
-    if not tokenizer.chat_template:
-        raise InputError("The model has no chat template. Choose an instruction-tuned model.")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+def parameter_counts(model: Any) -> tuple[int, int]:
+    """Trainable and all parameters."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
 
 
-def load_base(base_dir: str, device: torch.device) -> Any:
-    """The base model in the device's dtype, ready for training or inference."""
-    return AutoModelForCausalLM.from_pretrained(
-        base_dir,
-        dtype=dtype_of(device),
-        trust_remote_code=False,
-        local_files_only=True,
-        use_safetensors=True,
-        attn_implementation="sdpa",
-    ).to(device)
+def save_trained(model: Any, tokenizer: Any, spec: TrainSpec) -> Path:
+    """Write `adapter/` (or `model/` of a full training) into the run folder; it appears by rename."""
+    out_dir = Path(spec.run_dir) / (WHOLE if spec.method == "full" else ADAPTER)
+    aside = out_dir.with_name(out_dir.name + ".part")
+    model.save_pretrained(aside, safe_serialization=True)
+    tokenizer.save_pretrained(aside)
+    if out_dir.exists():
+        import shutil
+
+        shutil.rmtree(out_dir)
+    aside.rename(out_dir)
+    return out_dir
 
 
-def load_tuned(base_dir: str, run_dir: str, method: str, device: torch.device) -> Any:
-    """The finished run's model for inference; an adapter is merged, since unmerged DoRA generates slowly."""
-    folder = weights_dir(run_dir, method)
+def load_tuned(base_dir: str | Path, run_dir: str | Path, method: str, device: torch.device) -> Any:
+    """The tuned model with its adapter merged in: an unmerged DoRA adapter writes several times slower."""
+    folder = Path(run_dir)
+    part = WHOLE if method == "full" else ADAPTER
+    folder = folder if (folder / "adapter_config.json").exists() else folder / part
     if not folder.is_dir():
-        raise InputError("The run has no finished weights yet. Let it end first.")
+        raise InputError("The run has no trained model yet. Let it finish first.")
     if method == "full":
-        return load_base(str(folder), device).eval()
+        return load_base(folder, device)
     from peft import PeftModel
 
-    base = load_base(base_dir, device)
-    merged = PeftModel.from_pretrained(base, str(folder), use_safetensors=True).merge_and_unload(safe_merge=True)
-    return merged.eval()
-
-
-def weights_dir(run_dir: str, method: str) -> Path:
-    """Where a finished run keeps what it made: `adapter`, or `model` for full fine-tuning."""
-    return Path(run_dir) / ("model" if method == "full" else "adapter")
+    adapted = PeftModel.from_pretrained(load_base(base_dir, device), folder, use_safetensors=True)
+    return adapted.merge_and_unload(safe_merge=True)

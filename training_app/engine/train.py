@@ -1,227 +1,244 @@
-"""The training run, read top to bottom: data, model, loop, result.
+"""Task `train`: one run from its first step to its adapter, or from its newest checkpoint on.
 
-Everything random or ordered depends on the seed and the step alone, so a run that was killed goes on from its newest
-checkpoint and takes the same steps an undisturbed run takes.
+Read it downwards. The loop is our own and not `transformers.Trainer`'s: rows laid together under one mask, a shared
+prompt computed once, a state that is a function of seed and step, and a stop after any step ask for every line of it.
 """
 
+import contextlib
 import fcntl
+import hashlib
+import json
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
-from finetune_site.lib.channel import Cancelled, Channel, InputError
-from training_app.engine import checkpoint, data, models, record
-from training_app.engine.data import Row
-from training_app.engine.loss import mean_loss, token_losses
+from finetune_site.lib.channel import Cancelled, Channel, InputError, load_json, write_json
+from training_app.engine import checkpoints
+from training_app.engine.batches import micro_batches, step_rows
+from training_app.engine.checkpoints import Progress
+from training_app.engine.environment import describe_environment
+from training_app.engine.hardware import Machine, choose_machine, memory_bytes
+from training_app.engine.lesson import Lesson, load_lesson
+from training_app.engine.loss import layout_difference, summed_loss
+from training_app.engine.models import parameter_counts, save_trained, trainable
+from training_app.engine.rows import file_sha256
+from training_app.engine.schedule import rate_share
 from training_app.engine.spec import TrainSpec
+from training_app.engine.template import Tokens
 
-LOCK_SECONDS = 60
+LOCK_WAIT_SECONDS = 60
+CHECKPOINT_SECONDS = 180
+VALIDATION_ROWS = 200
+# What may differ between a run's first start and its going on: places and pace, nothing that changes a number.
+FREE_FIELDS = {"run_dir", "base_dir", "base_name", "data_path", "threads", "keep_checkpoints", "checkpoint_every", "eval_every"}
 
 
-def run(spec: TrainSpec, link: Channel) -> dict[str, Any]:
-    """Train, or go on training; returns the result. Raises `Cancelled` after saving when asked to stop."""
+def train(spec: TrainSpec, channel: Channel) -> dict[str, Any]:
+    """Train in `spec.run_dir` and return the run's figures. A finished run is returned as it stands."""
+    if not spec.run_dir:
+        raise InputError("The spec lacks run_dir.")
     run_dir = Path(spec.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    with _lock(run_dir):
-        models.set_threads(spec.threads)
-        device = models.device_of(spec.device)
-        train_rows, validation_rows = load_rows(spec)
-        torch.manual_seed(spec.seed)
-        model = build_model(spec, device)
-        record.environment(run_dir, spec, device)
-        trainer = Trainer(spec, link, model, train_rows, validation_rows, device)
-        trainer.train()
-        return trainer.finish()
+    with only_engine(run_dir, channel):
+        if (run_dir / "result.json").exists():
+            return load_json(run_dir / "result.json")
+        return _train(spec, run_dir, channel)
 
 
-def load_rows(spec: TrainSpec) -> tuple[list[Row], list[Row]]:
-    """The tokenized train and validation rows; everything that could stop the run later stops it here."""
-    version = data.read_version(spec.data_path, spec.data_sha256)
-    tokenizer = models.load_tokenizer(spec.base_dir)
-    train_rows = data.tokenize(data.conversations(version, "train"), tokenizer, spec.max_length)
-    if not train_rows:
-        raise InputError("The version has no training example. Approve more examples and seal a new version.")
-    validation = data.tokenize(data.conversations(version, "validation"), tokenizer, spec.max_length)
-    return train_rows, validation
-
-
-def build_model(spec: TrainSpec, device: torch.device) -> Any:
-    """The base model with what is trained of it: an adapter on every linear layer, or all weights."""
-    model = models.load_base(spec.base_dir, device)
-    if spec.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if spec.method == "full":
-        return model.train()
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=spec.rank,
-        lora_alpha=spec.alpha,
-        lora_dropout=spec.dropout,
-        use_dora=spec.method == "dora",
-        use_rslora=spec.rslora,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
+def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
+    lesson = load_lesson(spec)
+    channel.check()
+    checkpoint, progress = _resume_point(spec, run_dir)
+    machine = choose_machine(spec.threads, spec.device, progress.dtype or spec.dtype)
+    torch.manual_seed(spec.seed)
+    model = trainable(spec, machine)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
+    if checkpoint:
+        checkpoints.load(checkpoint, model, optimizer)
+    write_json(run_dir / "spec.json", {"task": "train", **asdict(spec)})
+    write_json(run_dir / "environment.json", describe_environment(spec, machine))
+    token_limit, share_prefix = _layout(spec, model, lesson, machine, channel)
+    trainable_count, total_count = parameter_counts(model)
+    channel.emit(
+        "started",
+        total_steps=lesson.total_steps,
+        start_step=progress.step,
+        steps_per_epoch=lesson.steps_per_epoch,
+        trainable_parameters=trainable_count,
+        total_parameters=total_count,
+        device=machine.name,
+        dtype=str(machine.dtype).removeprefix("torch."),
+        threads=machine.threads,
+        train_rows=len(lesson.train),
+        validation_rows=len(lesson.validation),
+        tokens_per_epoch=lesson.tokens_per_epoch,
     )
-    return get_peft_model(model, config).train()
+    for sentence in lesson.warnings:
+        channel.emit("warning", message=sentence)
 
+    progress = replace(progress, dtype=str(machine.dtype).removeprefix("torch."))
+    saved_at, started_at, steps_here = time.monotonic(), time.monotonic(), 0
+    epoch_losses: list[float] = []
+    validation_loss: float | None = None
+    while progress.step < lesson.total_steps:
+        step_start = time.monotonic()
+        rate = spec.learning_rate * rate_share(progress.step, lesson.total_steps, spec.warmup_share, spec.scheduler)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(spec.seed * 1_000_003 + progress.step)  # dropout: a function of seed and step
+        rows = [lesson.train[i] for i in step_rows(len(lesson.train), spec.batch_rows, spec.seed, progress.step)]
+        loss = _accumulate(model, rows, token_limit, share_prefix, machine)
+        norm = float(torch.nn.utils.clip_grad_norm_(trained, spec.max_grad_norm))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise InputError(_diverged(spec, progress.step + 1))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
-class Trainer:
-    """The loop and what it needs at each step. `step` counts finished updates of the weights."""
-
-    def __init__(
-        self, spec: TrainSpec, link: Channel, model: Any, train: list[Row], validation: list[Row], device: torch.device
-    ) -> None:
-        self.spec, self.link, self.model, self.device = spec, link, model, device
-        self.run_dir = Path(spec.run_dir)
-        self.train_rows = train
-        self.validation_bins = data.pack(validation, spec.micro_batch_tokens)
-        self.steps_per_epoch = math.ceil(len(train) / spec.batch_size)
-        self.total_steps = min(spec.max_steps or 10**9, spec.epochs * self.steps_per_epoch)
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
-        self.step = 0
-        self.tokens = 0
-        self.last_loss = self.last_validation = float("nan")
-        self.saved_step = -1
-
-    def train(self) -> None:
-        self._resume()
-        self._tell_start()
-        began, done_before = time.monotonic(), self.step
-        for batch in self._batches():
-            started = time.monotonic()
-            tokens = sum(len(row.ids) for row in batch)
-            loss, norm, rate = self._update(batch)
-            self.step += 1
-            self.tokens += tokens
-            now = time.monotonic()
-            self.link.emit(
-                "step",
-                step=self.step,
-                epoch=round(self.step / self.steps_per_epoch, 4),
-                loss=loss,
-                grad_norm=norm,
-                learning_rate=rate,
-                tokens=self.tokens,
-                tokens_per_second=round(tokens / (now - started), 1),
-                memory_bytes=record.memory_bytes(self.device),
-                seconds_left=round((now - began) / (self.step - done_before) * (self.total_steps - self.step), 1),
-            )
-            self._validate_if_due()
-            if self.step % self.spec.checkpoint_every == 0 or self.step == self.total_steps:
-                self._save()
-            if self.link.should_stop and self.step < self.total_steps:
-                self._save()
+        seconds, tokens = time.monotonic() - step_start, sum(len(row.ids) for row in rows)
+        memory = memory_bytes(machine.device)
+        progress = replace(
+            progress,
+            step=progress.step + 1,
+            tokens=progress.tokens + tokens,
+            seconds=progress.seconds + seconds,
+            peak_memory_bytes=max(progress.peak_memory_bytes, memory),
+        )
+        steps_here += 1
+        pace = (time.monotonic() - started_at) / steps_here
+        channel.emit(
+            "step",
+            step=progress.step,
+            epoch=round(progress.step / lesson.steps_per_epoch, 4),
+            loss=loss,
+            learning_rate=rate,
+            grad_norm=norm,
+            tokens_per_second=round(tokens / seconds, 1),
+            tokens=progress.tokens,
+            memory_bytes=memory,
+            seconds_left=round(pace * (lesson.total_steps - progress.step)),
+        )
+        epoch_losses = [*epoch_losses[-lesson.steps_per_epoch + 1 :], loss] if lesson.steps_per_epoch > 1 else [loss]
+        is_last = progress.step == lesson.total_steps
+        if lesson.validation and (is_last or progress.step % (spec.eval_every or lesson.steps_per_epoch) == 0):
+            validation_loss = mean_loss(model, lesson.validation[:VALIDATION_ROWS], spec, machine, share_prefix)
+            channel.emit("eval", step=progress.step, loss=validation_loss, perplexity=_perplexity(validation_loss))
+        if channel.should_stop or (not is_last and _is_due(spec, progress.step, saved_at)):
+            path = checkpoints.save(run_dir, model, optimizer, progress, spec.keep_checkpoints)
+            saved_at = time.monotonic()
+            channel.emit("checkpoint", step=progress.step, path=str(path))
+            if channel.should_stop:
                 raise Cancelled
 
-    def finish(self) -> dict[str, Any]:
-        """Write the weights whole and return the result."""
-        folder = models.weights_dir(self.spec.run_dir, self.spec.method)
-        record.write_weights(self.model, folder, self.spec.base_dir, is_full=self.spec.method == "full")
-        return {
-            "steps": self.step,
-            "loss": self.last_loss,
-            "validation_loss": None if math.isnan(self.last_validation) else self.last_validation,
-            "weights": folder.name,
-            "weights_sha256": record.hash_folder(folder),
-            "tokens": self.step and sum(len(row.ids) for row in self.train_rows) * self.step // self.steps_per_epoch,
-        }
-
-    def _update(self, batch: list[Row]) -> tuple[float, float, float]:
-        """One update of the weights; the loss is the mean over all trained tokens of the batch, however it is packed."""
-        rate = self._set_rate()
-        trained = sum(row.trained_tokens for row in batch)
-        total = 0.0
-        for rows in data.pack(batch, self.spec.micro_batch_tokens):
-            loss = token_losses(self.model, rows, self.device).sum() / trained
-            loss.backward()
-            total += float(loss.detach())
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.spec.max_grad_norm))
-        if not (math.isfinite(total) and math.isfinite(norm)):
-            raise InputError(
-                f"The loss is no longer a number at step {self.step + 1}: the run diverged. "
-                "Lower the learning rate (a third of it is a good next try) and start a new run."
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.last_loss = total
-        return round(total, 6), round(norm, 5), rate
-
-    def _set_rate(self) -> float:
-        """Linear warm-up, then the schedule, as a function of the step alone."""
-        spec = self.spec
-        warmup = round(spec.warmup_share * self.total_steps)
-        if self.step < warmup:
-            share = (self.step + 1) / warmup
-        else:
-            done = (self.step - warmup) / max(1, self.total_steps - warmup)
-            share = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[
-                spec.scheduler
-            ]
-        rate = spec.learning_rate * share
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        return rate
-
-    def _batches(self) -> Iterator[list[Row]]:
-        """The batches still to do, beginning in the middle of an epoch where a resumed run stopped."""
-        epoch, skip = divmod(self.step, self.steps_per_epoch)
-        while self.step < self.total_steps:
-            batches = list(data.epoch_batches(len(self.train_rows), self.spec.batch_size, self.spec.seed, epoch))
-            for numbers in batches[skip:]:
-                if self.step >= self.total_steps:
-                    return
-                yield [self.train_rows[number] for number in numbers]
-            epoch, skip = epoch + 1, 0
-
-    def _validate_if_due(self) -> None:
-        every = self.spec.eval_every or self.steps_per_epoch
-        if self.validation_bins and (self.step % every == 0 or self.step == self.total_steps):
-            self.last_validation = mean_loss(self.model, self.validation_bins, self.device)
-            perplexity = math.exp(min(self.last_validation, 50))
-            self.link.emit("eval", step=self.step, loss=round(self.last_validation, 6), perplexity=round(perplexity, 4))
-
-    def _save(self) -> None:
-        if self.saved_step != self.step:
-            checkpoint.save(self.run_dir, self.step, self.model, self.optimizer, self.spec.keep_checkpoints)
-            self.saved_step = self.step
-            self.link.emit("checkpoint", step=self.step)
-
-    def _resume(self) -> None:
-        folder = checkpoint.newest(self.run_dir)
-        if folder:
-            self.step = self.saved_step = checkpoint.load(folder, self.model, self.optimizer)
-            self.tokens = sum(len(row.ids) for row in self.train_rows) * self.step // self.steps_per_epoch
-
-    def _tell_start(self) -> None:
-        self.link.emit(
-            "started",
-            total_steps=self.total_steps,
-            start_step=self.step,
-            steps_per_epoch=self.steps_per_epoch,
-            trainable_parameters=sum(parameter.numel() for parameter in self.parameters),
-            total_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
-            device=record.device_name(self.device),
-            train_rows=len(self.train_rows),
-            validation_rows=sum(map(len, self.validation_bins)),
-            tokens_per_epoch=sum(len(row.ids) for row in self.train_rows),
-        )
+    folder = save_trained(model, lesson.tokenizer, spec)
+    return {
+        "steps": progress.step,
+        "tokens": progress.tokens,
+        "seconds": round(progress.seconds, 1),
+        "tokens_per_second": round(progress.tokens / max(progress.seconds, 1e-9), 1),
+        "train_loss": sum(epoch_losses) / len(epoch_losses) if epoch_losses else None,
+        "validation_loss": validation_loss,
+        "validation_perplexity": None if validation_loss is None else _perplexity(validation_loss),
+        "peak_memory_bytes": progress.peak_memory_bytes,
+        "trainable_parameters": trainable_count,
+        "total_parameters": total_count,
+        "method": spec.method,
+        "device": machine.name,
+        "dtype": progress.dtype,
+        "adapter": folder.name,
+        "adapter_sha256": file_sha256(next(iter(sorted(folder.glob("*.safetensors"))))),
+    }
 
 
-def _lock(run_dir: Path) -> IO[str]:
-    """Hold the run folder: two engines never write one. A predecessor that is just saving gets a minute to leave."""
-    stream = (run_dir / "lock").open("w")
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return stream
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise InputError("Another process is training in this run's folder. Wait for it or stop it.") from None
-            time.sleep(0.5)
+def _accumulate(model: Any, rows: list[Tokens], token_limit: int, share_prefix: bool, machine: Machine) -> float:
+    """Gradient of the mean loss over all trained tokens of a step, however many parts it is computed in."""
+    trained_tokens = sum(sum(row.trained[1:]) for row in rows)
+    total = 0.0
+    for batch in micro_batches(rows, token_limit, share_prefix):
+        loss = summed_loss(_inner(model), batch, machine) / trained_tokens
+        loss.backward()
+        total += float(loss.detach())
+    return total
+
+
+@torch.no_grad()
+def mean_loss(model: Any, rows: list[Tokens], spec: TrainSpec, machine: Machine, share_prefix: bool) -> float:
+    """Mean cross-entropy over the trained tokens of `rows`, without dropout."""
+    model.eval()
+    total = sum(
+        float(summed_loss(_inner(model), batch, machine))
+        for batch in micro_batches(rows, spec.micro_batch_tokens if share_prefix else 0, share_prefix)
+    )
+    model.train()
+    return total / sum(sum(row.trained[1:]) for row in rows)
+
+
+def _inner(model: Any) -> Any:
+    """The Transformers model itself: an adapter sits inside its layers, PEFT's wrapper around it only costs time."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _layout(spec: TrainSpec, model: Any, lesson: Lesson, machine: Machine, channel: Channel) -> tuple[int, bool]:
+    """Token limit and whether rows may share a sequence: shown on this very model before anything is learnt."""
+    model.eval()
+    difference = layout_difference(_inner(model), lesson.train[:3], machine)
+    model.train()
+    if difference < (0.05 if machine.dtype == torch.bfloat16 else 1e-3):
+        return spec.micro_batch_tokens, True
+    channel.emit("warning", message="This model cannot read several rows in one sequence: it learns row by row, slower.")
+    return 0, False
+
+
+def _resume_point(spec: TrainSpec, run_dir: Path) -> tuple[Path | None, Progress]:
+    fingerprint = _fingerprint(spec)
+    checkpoint = checkpoints.newest(run_dir)
+    if checkpoint is None:
+        return None, Progress(fingerprint=fingerprint)
+    progress = checkpoints.read_progress(checkpoint)
+    if progress.fingerprint != fingerprint:
+        raise InputError(f"The folder {run_dir.name} holds a run with other data or parameters. Start a new run.")
+    return checkpoint, progress
+
+
+def _fingerprint(spec: TrainSpec) -> str:
+    fixed = {key: value for key, value in asdict(spec).items() if key not in FREE_FIELDS}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+
+def _is_due(spec: TrainSpec, step: int, saved_at: float) -> bool:
+    if spec.checkpoint_every:
+        return step % spec.checkpoint_every == 0
+    return time.monotonic() - saved_at > CHECKPOINT_SECONDS
+
+
+def _diverged(spec: TrainSpec, step: int) -> str:
+    return (
+        f"The loss is no longer a number at step {step}: the model has diverged. "
+        f"Start a new run with a lower learning rate ({spec.learning_rate / 3:.1g} instead of {spec.learning_rate:g})."
+    )
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(min(loss, 50.0))
+
+
+@contextlib.contextmanager
+def only_engine(run_dir: Path, channel: Channel) -> Iterator[None]:
+    """Hold the run folder alone. The lock falls with the process, so a killed engine leaves none behind."""
+    with (run_dir / "lock").open("w") as lock:
+        deadline = time.monotonic() + LOCK_WAIT_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise InputError("Another engine is training in this run folder. Stop it first.") from error
+                channel.check()
+                time.sleep(0.2)
+        yield

@@ -19,6 +19,7 @@ from django.db import DatabaseError, InterfaceError, connection
 from django.utils import timezone
 from django_q.models import OrmQ, Schedule
 
+from finetune_site.jobs import slots
 from finetune_site.jobs.dispatch import reconcile
 from finetune_site.jobs.services import wake
 
@@ -32,6 +33,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("name", choices=["default", "gpu"])
+        parser.add_argument("--stop-runners", action="store_true", help="in a container: at the end let runners save")
 
     def handle(self, *args: Any, **options: Any) -> None:
         self.name = options["name"]
@@ -52,6 +54,8 @@ class Command(BaseCommand):
         while not self.is_stopping:
             self._tick()
         self._end()
+        if options["stop_runners"]:
+            slots.stop_holders(self.stderr.write)
 
     def _tick(self) -> None:
         """Queue a dispatch for each queue served here: the heartbeat of the cluster, and useful work at that."""

@@ -21,7 +21,6 @@ from finetune_site.jobs import slots
 from finetune_site.lib.postgres import Embedded, PostgresError
 from finetune_site.lib.process import is_alive, start_time
 
-RUNNER_STOP_SECONDS = 95
 _libc = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -188,7 +187,7 @@ class Command(BaseCommand):
             thread.start()
         for thread in threads:
             thread.join()
-        _stop_runners(self._say)
+        slots.stop_holders(self._say)
         for child in self.children[:1]:
             child.stop()
         if self.postgres:
@@ -219,19 +218,3 @@ class Command(BaseCommand):
 
 def _manage() -> list[str]:
     return [sys.executable, str(settings.BASE_DIR / "manage.py")]
-
-
-def _stop_runners(say: Any) -> None:
-    """Tell the runners to leave and wait: an engine finishes its step and saves a checkpoint."""
-    told: set[int] = set()
-    deadline = time.monotonic() + RUNNER_STOP_SECONDS
-    while holders := list(slots.holders()):
-        for holder in holders:
-            with contextlib.suppress(ProcessLookupError):
-                if time.monotonic() > deadline:
-                    os.killpg(holder.pid, signal.SIGKILL)
-                elif holder.pid not in told:
-                    say(f"waiting for the runner {holder.queue}-{holder.slot} to save its work")
-                    os.kill(holder.pid, signal.SIGTERM)
-            told.add(holder.pid)
-        time.sleep(0.2)

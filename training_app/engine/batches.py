@@ -1,0 +1,99 @@
+"""The order of the rows and how they lie together in one computation: without padding, the shared beginning once.
+
+A step learns from `batch_rows` rows. They are laid end to end in one sequence under a mask that lets each see only
+itself, so no arithmetic is spent on padding. Rows of one step usually begin alike (the system prompt): that prefix is
+computed once and every row looks back at it. Causal attention makes this exact: loss and gradient are those of the
+rows computed one by one.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from training_app.engine.template import Tokens
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows laid end to end. `sources[k]` is the position whose output must predict token `targets[k]`."""
+
+    input_ids: torch.Tensor  # 1, tokens
+    position_ids: torch.Tensor  # 1, tokens
+    attention_mask: torch.Tensor  # 1, 1, tokens, tokens; true where a token may look
+    sources: torch.Tensor  # trained tokens
+    targets: torch.Tensor  # trained tokens
+    row_tokens: int  # tokens of the rows, the shared beginning counted for each
+
+    def to(self, device: torch.device) -> "Batch":
+        moved = (self.input_ids, self.position_ids, self.attention_mask, self.sources, self.targets)
+        return Batch(*(tensor.to(device) for tensor in moved), self.row_tokens)
+
+
+def steps_per_epoch(row_count: int, batch_rows: int) -> int:
+    """Steps in which every row is seen once; the last may be smaller."""
+    return -(-row_count // batch_rows)
+
+
+def step_rows(row_count: int, batch_rows: int, seed: int, step: int) -> list[int]:
+    """Indices of the rows of one step, counted from 0: a function of its arguments alone, so a resumed run agrees."""
+    per_epoch = steps_per_epoch(row_count, batch_rows)
+    epoch, place = divmod(step, per_epoch)
+    order = list(range(row_count))
+    random.Random(f"{seed}:{epoch}").shuffle(order)  # noqa: S311
+    return order[place * batch_rows : (place + 1) * batch_rows]
+
+
+def micro_batches(rows: list[Tokens], token_limit: int, share_prefix: bool = True) -> Iterator[Batch]:
+    """Lay rows together, at most `token_limit` tokens at once unless one row alone is longer."""
+    group: list[Tokens] = []
+    size = 0
+    # Rows of like length together: a mask of unlike rows wastes more attention.
+    for row in sorted(rows, key=lambda row: len(row.ids), reverse=True):
+        if group and size + len(row.ids) > token_limit:
+            yield lay_out(group, share_prefix)
+            group, size = [], 0
+        group.append(row)
+        size += len(row.ids)
+    yield lay_out(group, share_prefix)
+
+
+def lay_out(rows: list[Tokens], share_prefix: bool = True) -> Batch:
+    """One sequence of all rows: the prefix they share, then the rest of each."""
+    prefix = shared_prefix([row.ids for row in rows]) if share_prefix and len(rows) > 1 else 0
+    ids = list(rows[0].ids[:prefix])
+    positions = list(range(prefix))
+    owners = [-1] * prefix
+    sources: list[int] = []
+    targets: list[int] = []
+    for number, row in enumerate(rows):
+        offset = len(ids) - prefix
+        for place in range(1, len(row.ids)):
+            if row.trained[place]:
+                # The token before it: in the shared beginning, or in this row's own part.
+                sources.append(place - 1 if place - 1 < prefix else offset + place - 1)
+                targets.append(row.ids[place])
+        ids += row.ids[prefix:]
+        positions += range(prefix, len(row.ids))
+        owners += [number] * (len(row.ids) - prefix)
+    owner = torch.tensor(owners)
+    mask = ((owner[:, None] == owner[None, :]) | (owner[None, :] == -1)).tril()
+    return Batch(
+        torch.tensor([ids]),
+        torch.tensor([positions]),
+        mask[None, None],
+        torch.tensor(sources),
+        torch.tensor(targets),
+        sum(len(row.ids) for row in rows),
+    )
+
+
+def shared_prefix(sequences: list[list[int]]) -> int:
+    """How many tokens all sequences have in common at their start; at least one token of each is left over."""
+    first, last = min(sequences), max(sequences)
+    limit = min(len(sequence) for sequence in sequences) - 1
+    for index in range(limit):
+        if first[index] != last[index]:
+            return index
+    return limit

@@ -1,0 +1,100 @@
+"""Checkpoints of a run: trained weights, optimizer moments and the step, as safetensors; never a torn one.
+
+A checkpoint is written aside, synced and renamed, so a folder named `step-N` is complete. Order, dropout and learning
+rate are functions of seed and step: nothing else needs saving.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come. `step` counts finished optimizer steps; `seconds` is time spent training."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    fingerprint: str = ""
+    dtype: str = ""
+    peak_memory_bytes: int = 0
+
+
+def newest(run_dir: Path) -> Path | None:
+    """The complete checkpoint with the highest step."""
+    found = [path for path in (run_dir / "checkpoints").glob("step-*") if (path / "state.json").exists()]
+    return max(found, key=lambda path: int(path.name.removeprefix("step-")), default=None)
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    return Progress(**json.loads((checkpoint / "state.json").read_text(encoding="utf-8")))
+
+
+def save(run_dir: Path, model: Any, optimizer: torch.optim.Optimizer, progress: Progress, keep: int) -> Path:
+    """Write `checkpoints/step-N` whole and remove the oldest beyond `keep`."""
+    folder = run_dir / "checkpoints" / f"step-{progress.step}"
+    aside = folder.with_name(folder.name + ".part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_file(_trained(model), aside / "weights.safetensors")
+    save_file(_moments(model, optimizer), aside / "optimizer.safetensors")
+    (aside / "state.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
+    for path in (*aside.iterdir(), aside):
+        _sync(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+    _sync(folder.parent)
+    _forget_old(folder.parent, keep)
+    return folder
+
+
+def load(checkpoint: Path, model: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's weights and moments back into a model and optimizer built from the same spec."""
+    weights = load_file(checkpoint / "weights.safetensors")
+    moments = load_file(checkpoint / "optimizer.safetensors")
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data.copy_(weights[name])
+            state = {key.rsplit("|", 1)[1]: value for key, value in moments.items() if key.rsplit("|", 1)[0] == name}
+            if state:
+                optimizer.state[parameter] = {
+                    key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
+                }
+
+
+def _trained(model: Any) -> dict[str, torch.Tensor]:
+    return {
+        name: parameter.detach().contiguous().clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def _moments(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}|{key}": value.detach().contiguous().clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _forget_old(folder: Path, keep: int) -> None:
+    found = sorted(folder.glob("step-*[0-9]"), key=lambda path: int(path.name.removeprefix("step-")))
+    for path in found[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

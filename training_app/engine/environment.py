@@ -1,0 +1,32 @@
+"""What a run was made with: package versions, hardware, seed, data hash, base model."""
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from training_app.engine.hardware import Machine
+from training_app.engine.prepare import identity
+from training_app.engine.spec import TrainSpec
+
+PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "pyarrow")
+
+
+def describe_environment(spec: TrainSpec, machine: Machine) -> dict[str, Any]:
+    """Everything outside the spec that a repetition of the run would need to know."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "device": machine.name,
+        "dtype": str(machine.dtype).removeprefix("torch."),
+        "threads": machine.threads,
+        "cores": psutil.cpu_count(logical=False),
+        "memory_bytes": psutil.virtual_memory().total,
+        "matmul_flops": round(machine.matmul_flops),
+        "seed": spec.seed,
+        "data_sha256": spec.data_sha256,
+        "base_name": spec.base_name,
+        "base_sha256": identity(Path(spec.base_dir)),
+    }

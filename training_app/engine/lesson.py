@@ -1,0 +1,63 @@
+"""What a run learns from: the sealed rows as proved tokens, split, with the plan of its steps."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_site.lib.channel import InputError
+from training_app.engine.batches import steps_per_epoch
+from training_app.engine.rows import read_rows
+from training_app.engine.spec import _RunSpec
+from training_app.engine.template import Tokens, load_tokenizer, tokenize
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Tokenised rows by split. `rows_by_split` counts all rows, also those only evaluated later."""
+
+    tokenizer: Any
+    train: list[Tokens]
+    validation: list[Tokens]
+    rows_by_split: dict[str, int]
+    total_steps: int
+    steps_per_epoch: int
+    warnings: list[str]
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        return sum(len(row.ids) for row in self.train)
+
+
+def load_lesson(spec: _RunSpec) -> Lesson:
+    """Read, verify and tokenise; `InputError` for whatever a training must refuse."""
+    rows = read_rows(spec.data_path, spec.data_sha256)
+    tokenizer = load_tokenizer(spec.base_dir)
+    made = {
+        split: tokenize(tokenizer, [row for row in rows if row.split == split], spec.max_length)
+        for split in ("train", "validation")
+    }
+    if not made["train"]:
+        raise InputError("The dataset version has no training rows. Seal one with a smaller validation share.")
+    per_epoch = steps_per_epoch(len(made["train"]), spec.batch_rows)
+    total = math.ceil(per_epoch * spec.epochs)
+    counts = {name: sum(row.split == name for row in rows) for name in ("train", "validation", "recall")}
+    return Lesson(
+        tokenizer,
+        made["train"],
+        made["validation"],
+        counts,
+        min(total, spec.max_steps) if spec.max_steps else total,
+        per_epoch,
+        _warnings(made["train"], made["validation"], spec),
+    )
+
+
+def _warnings(train: list[Tokens], validation: list[Tokens], spec: _RunSpec) -> list[str]:
+    found = []
+    if cut := sum(row.truncated for row in (*train, *validation)):
+        found.append(f"{cut} rows are longer than {spec.max_length} tokens and lose their end. Raise max_length to keep it.")
+    if not validation:
+        found.append("There are no validation rows: nothing will show when the model stops generalising.")
+    if len(train) < spec.batch_rows:
+        found.append(f"There are only {len(train)} training rows: every step sees all of them.")
+    return found

@@ -1,0 +1,126 @@
+"""From messages to tokens: which of them the model learns to write, proved for every row.
+
+The loss falls on the assistant's words and the token that ends the turn, nothing else. Where those stand depends on
+the model's chat template, so it is not assumed but shown: the template renders the conversation up to each answer and
+past it, and the rendered texts, the tokens and the decoded spans must agree. What cannot be proved is not trained.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from finetune_site.lib.channel import InputError
+from training_app.engine.rows import Message, Row
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One row as the model sees it. `trained[i]` says whether token i is learnt."""
+
+    example_id: int
+    ids: list[int]
+    trained: list[bool]
+    truncated: bool
+
+    @property
+    def trained_count(self) -> int:
+        return sum(self.trained)
+
+
+def load_tokenizer(base_dir: str) -> Any:
+    """The base model's tokenizer; `InputError` when it has no chat template or cannot say where tokens stand."""
+    from transformers import AutoTokenizer
+
+    if not (Path(base_dir) / "config.json").exists():
+        raise InputError("The base model's folder is missing or not prepared. Prepare the base model first.")
+    tokenizer = AutoTokenizer.from_pretrained(base_dir, local_files_only=True, trust_remote_code=False)
+    if not tokenizer.chat_template:
+        raise InputError("The base model has no chat template: choose an instruct or chat model.")
+    if not tokenizer.is_fast:
+        raise InputError("The base model's tokenizer cannot tell where its tokens stand in the text; it needs a fast one.")
+    return tokenizer
+
+
+def render(tokenizer: Any, messages: list[Message], *, ask: bool = False) -> str:
+    """The conversation as text; with `ask`, up to where the assistant starts to write."""
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
+
+
+def tokenize(tokenizer: Any, rows: list[Row], max_length: int) -> list[Tokens]:
+    """Tokens of every row, with proof. `InputError` names the first row that has none or whose mask is not proved."""
+    import jinja2
+
+    made = []
+    for row in rows:
+        try:
+            made.append(tokenize_row(tokenizer, row, max_length))
+        except jinja2.TemplateError as error:
+            raise InputError(f"Row {row.example_id}: the model's chat template refuses it: {error}") from error
+    return made
+
+
+def tokenize_row(tokenizer: Any, row: Row, max_length: int) -> Tokens:
+    """Tokens of one row, cut to `max_length`; `InputError` as in `tokenize`."""
+    if not any(message["role"] == "assistant" and message["content"].strip() for message in row.messages):
+        raise InputError(f"Row {row.example_id} has no assistant answer: there is nothing to learn. Reject or edit it.")
+    text = render(tokenizer, row.messages)
+    spans = _answer_spans(tokenizer, row, text)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    trained = [any(start <= left and right <= end for start, end in spans) and right > left for left, right in offsets]
+    for start, end in spans:
+        _prove_tokens(tokenizer, row, text, (start, end), ids, offsets)
+    cut = Tokens(row.example_id, ids[:max_length], trained[:max_length], len(ids) > max_length)
+    # The first token has nothing before it to be predicted from.
+    if not any(cut.trained[1:]):
+        raise InputError(
+            f"Row {row.example_id}: its answer begins beyond max_length ({max_length} tokens). Raise max_length or shorten it."
+        )
+    return cut
+
+
+def _answer_spans(tokenizer: Any, row: Row, text: str) -> list[tuple[int, int]]:
+    """Character spans of every answer with its end-of-turn token, proved by rendering the conversation in pieces."""
+    specials = sorted({str(token) for token in tokenizer.all_special_tokens}, key=len, reverse=True)
+    spans = []
+    for index, message in enumerate(row.messages):
+        if message["role"] != "assistant":
+            continue
+        asked = render(tokenizer, row.messages[:index], ask=True)
+        answered = render(tokenizer, row.messages[: index + 1])
+        if not answered.startswith(asked) or not text.startswith(answered.rstrip()):
+            raise _unproved(row, "the template writes earlier turns differently once an answer follows")
+        content, body = message["content"].strip(), answered[len(asked) :]
+        lead = body.find(content)
+        if lead < 0 or body[:lead].strip():
+            raise _unproved(row, "the template does not write the answer where the model is asked to begin")
+        tail = body[lead + len(content) :]
+        stop = next((token for token in specials if tail.lstrip().startswith(token)), None)
+        if stop is None:
+            raise _unproved(row, "the template does not end the answer with a special token")
+        spans.append((len(asked), len(asked) + lead + len(content) + tail.index(stop) + len(stop)))
+    if any(first[1] > second[0] for first, second in pairwise(spans)):
+        raise _unproved(row, "two answers overlap")
+    return spans
+
+
+def _prove_tokens(
+    tokenizer: Any, row: Row, text: str, span: tuple[int, int], ids: list[int], offsets: list[tuple[int, int]]
+) -> None:
+    """No token may straddle the span's ends, and the question must read the same when the model is asked it alone."""
+    start, end = span
+    if any(left < edge < right for left, right in offsets for edge in span):
+        raise _unproved(row, "a token reaches over the border between question and answer")
+    first = next(index for index, (left, right) in enumerate(offsets) if left >= start and right > left)
+    if tokenizer(text[:start], add_special_tokens=False)["input_ids"] != ids[:first]:
+        raise _unproved(row, "the question is cut into other tokens when an answer follows")
+    inside = [token for token, (left, right) in zip(ids, offsets, strict=True) if start <= left and right <= end and right > left]
+    if tokenizer.decode(inside, clean_up_tokenization_spaces=False) != text[start:end]:
+        raise _unproved(row, "its trained tokens do not decode to the answer")
+
+
+def _unproved(row: Row, why: str) -> InputError:
+    return InputError(
+        f"Row {row.example_id}: which tokens are the answer cannot be proved: {why}. Choose another base model or edit the row."
+    )
