@@ -1,5 +1,6 @@
 """The machine a task runs on: threads, device, precision, memory, and how fast it multiplies matrices."""
 
+import os
 import platform
 import time
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ def choose_machine(threads: int, device: str, dtype: str) -> Machine:
     `auto` takes CUDA where there is one; on a processor it takes bfloat16 only where that is measured to be clearly
     faster (with AVX512-BF16 or AMX twice as fast, without them three times slower).
     """
-    threads = threads or psutil.cpu_count(logical=False) or 1
+    threads = threads or min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
     torch.set_num_threads(threads)
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device is cuda, but this machine has no CUDA device. Choose auto or cpu.")

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from training_app.engine.batches import Batch, lay_out
+from training_app.engine.batches import Batch, lay_out, micro_batches
 from training_app.engine.hardware import Machine
 from training_app.engine.template import Tokens
 
@@ -54,3 +54,14 @@ def layout_difference(model: Any, rows: list[Tokens], machine: Machine) -> float
         alone += float(torch.nn.functional.cross_entropy(logits.float(), targets, ignore_index=-100, reduction="sum"))
         count += int((targets != -100).sum())
     return abs(together - alone) / count
+
+
+@torch.no_grad()
+def mean_loss(model: Any, rows: list[Tokens], machine: Machine, token_limit: int, share_prefix: bool = True) -> float:
+    """Mean cross-entropy over the trained tokens of `rows`, without dropout. The model's mode is put back."""
+    was_training = model.training
+    model.eval()
+    batches = micro_batches(rows, token_limit, share_prefix)
+    total = sum(float(summed_loss(model, batch, machine)) for batch in batches)
+    model.train(was_training)
+    return total / sum(sum(row.trained[1:]) for row in rows)

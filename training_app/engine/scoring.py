@@ -32,6 +32,19 @@ def token_f1(answer: str, reference: str) -> float:
     return 2 * shared / (len(got) + len(wanted)) if shared else 0.0
 
 
+def rouge_l(answer: str, reference: str) -> float:
+    """F-measure of the longest common subsequence of tokens (Lin, ROUGE, 2004), 0 to 1."""
+    got, wanted = tokens(answer), tokens(reference)
+    if not got or not wanted:
+        return 0.0
+    row = [0] * (len(wanted) + 1)
+    for word in got:
+        diagonal = 0
+        for index, other in enumerate(wanted, start=1):
+            diagonal, row[index] = row[index], diagonal + 1 if word == other else max(row[index], row[index - 1])
+    return 2 * row[-1] / (len(got) + len(wanted))
+
+
 def tokens(text: str) -> list[str]:
     """Words and numbers, lower-cased; a decimal number stays one token, a unit glued to its number is parted from it."""
     text = unicodedata.normalize("NFKC", text).lower()

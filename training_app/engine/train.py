@@ -24,7 +24,7 @@ from training_app.engine.checkpoints import Progress
 from training_app.engine.environment import describe_environment
 from training_app.engine.hardware import Machine, choose_machine, memory_bytes
 from training_app.engine.lesson import Lesson, load_lesson
-from training_app.engine.loss import layout_difference, summed_loss
+from training_app.engine.loss import layout_difference, mean_loss, summed_loss
 from training_app.engine.models import parameter_counts, save_trained, trainable
 from training_app.engine.rows import file_sha256
 from training_app.engine.schedule import rate_share
@@ -126,7 +126,7 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
         epoch_losses = [*epoch_losses[-lesson.steps_per_epoch + 1 :], loss] if lesson.steps_per_epoch > 1 else [loss]
         is_last = progress.step == lesson.total_steps
         if lesson.validation and (is_last or progress.step % (spec.eval_every or lesson.steps_per_epoch) == 0):
-            validation_loss = mean_loss(model, lesson.validation[:VALIDATION_ROWS], spec, machine, share_prefix)
+            validation_loss = mean_loss(_inner(model), lesson.validation[:VALIDATION_ROWS], machine, token_limit, share_prefix)
             channel.emit("eval", step=progress.step, loss=validation_loss, perplexity=_perplexity(validation_loss))
         if channel.should_stop or (not is_last and _is_due(spec, progress.step, saved_at)):
             path = checkpoints.save(run_dir, model, optimizer, progress, spec.keep_checkpoints)
@@ -164,18 +164,6 @@ def _accumulate(model: Any, rows: list[Tokens], token_limit: int, share_prefix: 
         loss.backward()
         total += float(loss.detach())
     return total
-
-
-@torch.no_grad()
-def mean_loss(model: Any, rows: list[Tokens], spec: TrainSpec, machine: Machine, share_prefix: bool) -> float:
-    """Mean cross-entropy over the trained tokens of `rows`, without dropout."""
-    model.eval()
-    total = sum(
-        float(summed_loss(_inner(model), batch, machine))
-        for batch in micro_batches(rows, spec.micro_batch_tokens if share_prefix else 0, share_prefix)
-    )
-    model.train()
-    return total / sum(sum(row.trained[1:]) for row in rows)
 
 
 def _inner(model: Any) -> Any:

@@ -1,0 +1,40 @@
+"""`python -m datasets_app.engine parse|generate spec.json`."""
+
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from datasets_app.engine.spec import TASKS
+from finetune_site.lib import channel
+
+# No telemetry, no notice, no download: what is missing must be said, not fetched.
+os.environ.update(DO_NOT_TRACK="true", SCARF_NO_ANALYTICS="true", UNSTRUCTURED_DISABLE_NOTICE="1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_THREAD_LIMIT", "1")
+
+
+def main(name: str, path: str) -> int:
+    """Run one task; returns the exit code of the contract in `channel`."""
+
+    def task(link: channel.Channel) -> dict[str, Any]:
+        spec = channel.read_spec(TASKS[name], channel.load_json(path))
+        result: dict[str, Any] = import_module(f"datasets_app.engine.{name}").run(spec, link)
+        return result
+
+    return channel.run(task, result_path=_result_path(path))
+
+
+def _result_path(path: str) -> Path | None:
+    try:
+        folder = channel.load_json(path).get("out_dir")
+    except channel.InputError:
+        return None
+    return Path(folder) / "result.json" if folder else None
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[1] not in TASKS:
+        sys.exit(f"usage: python -m datasets_app.engine {'|'.join(TASKS)} spec.json")
+    sys.exit(main(sys.argv[1], sys.argv[2]))

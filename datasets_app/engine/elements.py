@@ -1,0 +1,98 @@
+"""The parsed form of a document: elements in reading order, each under its heading path, cleaned of noise."""
+
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+TITLE, TEXT, LIST_ITEM, TABLE, CODE, CAPTION = "title", "text", "list_item", "table", "code", "caption"
+HEADER, FOOTER, OTHER = "header", "footer", "other"
+_REPEATED_SHARE, _REPEATED_MIN = 0.2, 3
+
+
+@dataclass(frozen=True)
+class Element:
+    """One piece of a document: `page` from 1 where the format has pages, `section` the headings it stands under."""
+
+    index: int
+    kind: str
+    text: str
+    page: int | None = None
+    depth: int | None = None
+    section: list[str] = field(default_factory=list)
+    html: str | None = None
+
+
+def clean(text: str) -> str:
+    """Compatibility forms resolved (ligatures, wide letters), soft hyphens removed, white space folded per line."""
+    text = unicodedata.normalize("NFKC", text).replace("\u00ad", "").replace("\x00", "")
+    return "\n".join(line for line in (re.sub(r"[^\S\n]+", " ", line).strip() for line in text.split("\n")) if line)
+
+
+def is_noise(text: str) -> bool:
+    """Dot leaders, rulers, lone page numbers, text whose letters could not be decoded."""
+    letters = sum(character.isalnum() for character in text)
+    if re.search(r"(\.\s?){5,}", text) or "(cid:" in text:
+        return True
+    return letters < 0.4 * len(text) or bool(re.fullmatch(r"[ivxlc\d\s./-]+", text) and len(text) < 6)
+
+
+def finish(raw: Iterable[Element], max_chars: int) -> Iterator[Element]:
+    """Clean, drop noise, mark repeated lines as header or footer, split what is too long, number, and file each
+    element under its headings."""
+    cleaned = [replace(element, text=clean(element.text)) for element in raw]
+    repeated = _repeated(cleaned)
+    headings: list[tuple[int, str]] = []
+    index = 0
+    for element in cleaned:
+        if not element.text or (element.kind != TABLE and is_noise(element.text)):
+            continue
+        if element.kind not in {HEADER, FOOTER, TABLE} and _shape(element.text) in repeated:
+            element = replace(element, kind=HEADER)
+        if element.kind == TITLE:
+            depth = element.depth or 0
+            headings = [entry for entry in headings if entry[0] < depth] + [(depth, element.text.replace("\n", " "))]
+        for part in _split(element.text, max_chars):
+            yield replace(element, index=index, text=part, section=[text for _, text in headings])
+            index += 1
+
+
+def write(elements: Iterable[Element], path: Path) -> None:
+    """One JSON object a line."""
+    with path.open("w", encoding="utf-8") as stream:
+        for element in elements:
+            stream.write(json.dumps(asdict(element), ensure_ascii=False) + "\n")
+
+
+def read(path: Path) -> list[Element]:
+    with path.open(encoding="utf-8") as stream:
+        return [Element(**json.loads(line)) for line in stream]
+
+
+def _repeated(elements: list[Element]) -> set[str]:
+    """Shapes of short lines that stand on many pages: running heads and feet."""
+    pages = {element.page for element in elements if element.page}
+    if len(pages) < 4:
+        return set()
+    seen = Counter(
+        shape for shape, _ in {(_shape(element.text), element.page) for element in elements if len(element.text) < 120}
+    )
+    return {shape for shape, count in seen.items() if count >= max(_REPEATED_MIN, _REPEATED_SHARE * len(pages))}
+
+
+def _shape(text: str) -> str:
+    return re.sub(r"\d+", "#", text)
+
+
+def _split(text: str, size: int) -> Iterator[str]:
+    """Parts of at most `size` characters, cut at white space where there is any."""
+    while len(text) > size:
+        cut = max(text.rfind(" ", size // 2, size), text.rfind("\n", size // 2, size))
+        cut = cut if cut > 0 else size
+        yield text[:cut].strip()
+        text = text[cut:].strip()
+    if text:
+        yield text

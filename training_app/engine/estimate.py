@@ -1,0 +1,129 @@
+"""What a run will need, before it starts: memory, seconds, trainable parameters.
+
+Memory is summed from its parts; time is the arithmetic of the steps divided by the matrix-product rate measured here
+and now, of which training reaches a known share.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from training_app.engine.batches import shared_prefix, step_rows
+from training_app.engine.hardware import Machine
+from training_app.engine.lesson import Lesson
+from training_app.engine.prepare import count_parameters
+from training_app.engine.spec import _RunSpec
+
+# Share of the measured matmul rate that a whole step reaches; benchmarks/training.py prints it as matmul_share.
+REACHED_SHARE = {torch.float32: 0.55, torch.bfloat16: 0.28}
+STEP_SECONDS = 0.05  # what a step costs however small it is
+# Products per token and weight: forward, gradient of the inputs, and in full training the gradient of the weights.
+PASSES = {"lora": 2.15, "dora": 2.4, "full": 3.0}
+LIBRARY_BYTES = 500 * 2**20
+SAMPLED_STEPS = 16
+
+
+@dataclass(frozen=True)
+class Estimate:
+    memory_bytes: int
+    memory_available_bytes: int
+    seconds: float
+    trainable_parameters: int
+    how: str
+    warnings: list[str]
+
+
+def estimate(spec: _RunSpec, lesson: Lesson, machine: Machine) -> Estimate:
+    """Memory and time of the run that `spec` describes on this machine."""
+    config, parameters = _read_config(spec.base_dir), count_parameters(Path(spec.base_dir))
+    trainable = parameters if spec.method == "full" else adapter_parameters(spec, config)
+    memory = _memory(spec, lesson, machine, config, parameters, trainable)
+    available = _available(machine.device)
+    seconds = _seconds(spec, lesson, machine, config, parameters)
+    how = (
+        f"Arithmetic of {lesson.total_steps} steps at {REACHED_SHARE[machine.dtype]:.0%} of the matrix-product rate "
+        f"measured now ({machine.matmul_flops / 1e9:.0f} GFLOP/s)."
+    )
+    warnings = []
+    if memory > available:
+        warnings.append(
+            f"The run needs about {memory / 1e9:.1f} GB, but {available / 1e9:.1f} GB are free. "
+            "Lower micro_batch_tokens, or turn on gradient_checkpointing."
+        )
+    return Estimate(memory, available, round(seconds, 1), trainable, how, warnings)
+
+
+def adapter_parameters(spec: _RunSpec, config: Any) -> int:
+    """Weights of the adapter, counted on a model without storage."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        adapted = get_peft_model(
+            model, LoraConfig(task_type="CAUSAL_LM", r=spec.rank, lora_alpha=spec.alpha, target_modules=spec.targets)
+        )
+    layers = [module for module in adapted.modules() if hasattr(module, "lora_A")]
+    count = sum(p.numel() for layer in layers for name, p in layer.named_parameters() if "lora_" in name)
+    if spec.method == "dora":
+        count += sum(layer.out_features for layer in layers)
+    return count
+
+
+def _memory(
+    spec: _RunSpec, lesson: Lesson, machine: Machine, config: Any, parameters: int, trainable: int
+) -> int:
+    """Bytes at the peak of a step."""
+    text = config.get_text_config()
+    half = machine.dtype == torch.bfloat16
+    embeddings = text.vocab_size * text.hidden_size
+    frozen = 0 if spec.method == "full" else parameters - embeddings
+    weights = embeddings * 4 + frozen * (2 if half else 4) + (0 if spec.method != "full" else frozen * 4)
+    if spec.method == "full":
+        weights = parameters * 4
+    training = trainable * (4 + 8 + (4 if spec.method != "full" else 0))
+    longest = max(len(row.ids) for row in lesson.train)
+    rows = sorted((len(row.ids) for row in lesson.train), reverse=True)[: spec.batch_rows]
+    tokens = max(longest, min(spec.micro_batch_tokens, sum(rows)))
+    # Kept per token and layer for the backward pass: inputs of norms, products, attention and the gated unit.
+    per_layer = 12 * text.hidden_size + 6 * text.intermediate_size
+    kept = 2 if spec.gradient_checkpointing else text.num_hidden_layers
+    activations = tokens * per_layer * kept * (3 if half else 4)
+    if spec.method == "dora":
+        activations *= 1.2
+    trained = max(row.trained_count for row in lesson.train) * max(1, tokens // longest)
+    logits = min(trained, tokens) * text.vocab_size * 4 * 3
+    return int(weights + training + activations + logits + tokens * tokens + LIBRARY_BYTES)
+
+
+def _seconds(spec: _RunSpec, lesson: Lesson, machine: Machine, config: Any, parameters: int) -> float:
+    text = config.get_text_config()
+    embeddings = text.vocab_size * text.hidden_size
+    tied = bool(getattr(text, "tie_word_embeddings", False))
+    body = parameters - embeddings * (1 if tied else 2)
+    sampled = range(min(lesson.total_steps, SAMPLED_STEPS))
+    flops = 0.0
+    for step in sampled:
+        rows = [lesson.train[i] for i in step_rows(len(lesson.train), spec.batch_rows, spec.seed, step)]
+        prefix = shared_prefix([row.ids for row in rows]) if len(rows) > 1 else 0
+        computed = sum(len(row.ids) for row in rows) - prefix * (len(rows) - 1)
+        trained = sum(row.trained_count for row in rows)
+        passes = PASSES[spec.method] + (1 if spec.gradient_checkpointing else 0)
+        flops += 2 * computed * body * passes + 2 * trained * embeddings * (3 if spec.method == "full" else 2)
+    per_step = flops / max(1, len(sampled)) / (machine.matmul_flops * REACHED_SHARE[machine.dtype])
+    return float(lesson.total_steps * (per_step + STEP_SECONDS))
+
+
+def _read_config(base_dir: str) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(base_dir, local_files_only=True, trust_remote_code=False)
+
+
+def _available(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)

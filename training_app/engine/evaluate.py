@@ -1,0 +1,139 @@
+"""Task `evaluate`: the base and the tuned model answer the same held-out questions, judged the same way."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_site.lib.channel import Channel, InputError
+from training_app.engine.general import QUESTIONS
+from training_app.engine.rows import Message, Row, read_rows
+from training_app.engine.scoring import contains, is_right, rouge_l, token_f1
+from training_app.engine.spec import EvaluateSpec
+
+LOSS_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Question:
+    """One thing asked. Any of `accepted` in the answer makes it right; without keys token F1 decides."""
+
+    set: str
+    example_id: int | None
+    messages: list[Message]
+    reference: str
+    accepted: tuple[str, ...]
+
+    def score(self, answer: str) -> float:
+        """1 for a right answer, else 0."""
+        if self.accepted:
+            return float(any(contains(answer, key) for key in self.accepted))
+        return float(is_right(answer, self.reference, ""))
+
+
+def evaluate(spec: EvaluateSpec, channel: Channel) -> dict[str, Any]:
+    """Emit a `row` event for every question; return the sums of each set and the validation losses."""
+    rows = read_rows(spec.data_path, spec.data_sha256)
+    questions = collect_questions(spec, rows)
+    Path(spec.out_dir).mkdir(parents=True, exist_ok=True)
+    channel.emit("started", total=2 * len(questions))
+    (base, base_loss), (tuned, tuned_loss) = _answer_with_both(spec, rows, questions, channel)
+    judged = [_judge(index, *item) for index, item in enumerate(zip(questions, base, tuned, strict=True))]
+    for row in judged:
+        channel.emit("row", **row)
+    return {
+        "sets": {name: _sum([row for row in judged if row["set"] == name]) for name in {q.set: 0 for q in questions}},
+        "base_validation_loss": base_loss,
+        "tuned_validation_loss": tuned_loss,
+        "base_perplexity": None if base_loss is None else math.exp(base_loss),
+        "tuned_perplexity": None if tuned_loss is None else math.exp(tuned_loss),
+    }
+
+
+def collect_questions(spec: EvaluateSpec, rows: list[Row]) -> list[Question]:
+    """The questions of the wanted splits, then the general ones."""
+    asked: list[Question] = []
+    for split in spec.splits:
+        held_out = [row for row in rows if row.split == split and row.messages[-1]["role"] == "assistant"]
+        for row in held_out[: spec.max_rows]:
+            keys = (row.answer_key,) if row.answer_key else ()
+            asked.append(Question(split, row.example_id, row.messages[:-1], row.messages[-1]["content"], keys))
+    if spec.general:
+        for text, accepted in QUESTIONS:
+            asked.append(Question("general", None, [{"role": "user", "content": text}], accepted[0], accepted))
+    if not asked:
+        raise InputError("The version holds no question to ask. Seal one with a recall or validation share.")
+    return asked
+
+
+def _answer_with_both(
+    spec: EvaluateSpec, rows: list[Row], questions: list[Question], channel: Channel
+) -> list[tuple[list[str], float | None]]:
+    from training_app.engine.answers import answer_all
+    from training_app.engine.hardware import choose_machine
+    from training_app.engine.loss import mean_loss
+    from training_app.engine.models import load_base, load_tuned
+    from training_app.engine.template import load_tokenizer, tokenize
+
+    tokenizer = load_tokenizer(spec.base_dir)
+    machine = choose_machine(spec.threads, spec.device, spec.dtype)
+    held_out = [row for row in rows if row.split == "validation"][: spec.max_rows]
+    validation = tokenize(tokenizer, held_out, LOSS_TOKENS)
+    outcomes: list[tuple[list[str], float | None]] = []
+    for load in (
+        lambda: load_base(spec.base_dir, machine.device),
+        lambda: load_tuned(spec.base_dir, spec.run_dir, spec.method, machine.device),
+    ):
+        done = len(outcomes) * len(questions)
+
+        def report(count: int, done: int = done) -> None:
+            channel.emit("progress", done=done + count, total=2 * len(questions))
+            channel.check()
+
+        model = load().to(machine.dtype).eval()
+        channel.check()
+        loss = mean_loss(model, validation, machine, LOSS_TOKENS) if validation else None
+        answers = answer_all(
+            model,
+            tokenizer,
+            [question.messages for question in questions],
+            max_new_tokens=spec.max_new_tokens,
+            batch_rows=spec.batch_rows,
+            on_batch=report,
+        )
+        outcomes.append((answers, loss))
+    return outcomes
+
+
+def _judge(index: int, question: Question, base: str, tuned: str) -> dict[str, Any]:
+    return {
+        "index": index,
+        "set": question.set,
+        "example_id": question.example_id,
+        "question": question.messages[-1]["content"],
+        "reference": question.reference,
+        "answer_key": " | ".join(question.accepted),
+        "base_answer": base,
+        "tuned_answer": tuned,
+        "base_score": question.score(base),
+        "tuned_score": question.score(tuned),
+        "base_f1": round(token_f1(base, question.reference), 4),
+        "tuned_f1": round(token_f1(tuned, question.reference), 4),
+        "base_rouge_l": round(rouge_l(base, question.reference), 4),
+        "tuned_rouge_l": round(rouge_l(tuned, question.reference), 4),
+    }
+
+
+def _sum(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """How many were asked, how many each model had right, what the base had right and the tuned kept, mean F1 and ROUGE-L."""
+    means = {
+        name: round(sum(row[name] for row in rows) / len(rows), 4)
+        for name in ("base_f1", "tuned_f1", "base_rouge_l", "tuned_rouge_l")
+    }
+    return {
+        "rows": len(rows),
+        "base_right": sum(row["base_score"] for row in rows),
+        "tuned_right": sum(row["tuned_score"] for row in rows),
+        "kept_right": sum(row["base_score"] * row["tuned_score"] for row in rows),
+        **means,
+    }
