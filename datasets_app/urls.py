@@ -1,3 +1,40 @@
-from django.urls import URLPattern
+from django.urls import path, re_path
 
-urlpatterns: list[URLPattern] = []
+from datasets_app.views import datasets, documents, review
+
+urlpatterns = [
+    path("projects/<int:project>/documents/", documents.document_list, name="document_list"),
+    path("projects/<int:project>/documents/upload", documents.document_upload, name="document_upload"),
+    path("documents/<int:pk>/", documents.document, name="document"),
+    path("documents/<int:pk>/body", documents.document_body, name="document_body"),
+    path("documents/<int:pk>/passages", documents.document_chunks, name="document_chunks"),
+    path("documents/<int:pk>/parse", documents.document_parse, name="document_parse"),
+    path("documents/<int:pk>/delete", documents.document_delete, name="document_delete"),
+    path("projects/<int:project>/datasets/", datasets.dataset_list, name="dataset_list"),
+    path("projects/<int:project>/datasets/new", datasets.dataset_create, name="dataset_create"),
+    path("datasets/<int:pk>/", datasets.dataset, name="dataset"),
+    path("datasets/<int:pk>/delete", datasets.dataset_delete, name="dataset_delete"),
+    path("datasets/<int:pk>/generate", datasets.generate, name="generate"),
+    path("datasets/<int:pk>/import", datasets.import_examples, name="import_examples"),
+    path("datasets/<int:pk>/write", datasets.example_write, name="example_write"),
+    path("datasets/<int:pk>/seal", datasets.seal, name="seal"),
+    path("datasets/<int:pk>/review", review.review, name="review"),
+    path("datasets/<int:pk>/review/card", review.review_card, name="review_card"),
+    path("datasets/<int:pk>/review/undo", review.review_undo, name="review_undo"),
+    path("datasets/<int:pk>/examples/", review.example_list, name="example_list"),
+    path("datasets/<int:pk>/examples/judge", review.judge_all, name="judge_all"),
+    path("generations/<int:pk>/", datasets.generation, name="generation"),
+    path("generations/<int:pk>/body", datasets.generation_body, name="generation_body"),
+    path("imports/<int:pk>/", datasets.import_batch, name="import_batch"),
+    path("imports/<int:pk>/body", datasets.import_batch_body, name="import_batch_body"),
+    path("examples/<int:pk>/", review.example, name="example"),
+    path("examples/<int:pk>/edit", review.example_edit, name="example_edit"),
+    path("examples/<int:pk>/judge", review.example_judge, name="example_judge"),
+    path("versions/<int:pk>/", datasets.version, name="version"),
+    path("versions/<int:pk>/body", datasets.version_body, name="version_body"),
+    re_path(
+        r"^versions/(?P<pk>\d+)/download\.(?P<format>jsonl|parquet)$",
+        datasets.version_download,
+        name="version_download",
+    ),
+]

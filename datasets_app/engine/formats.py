@@ -68,6 +68,11 @@ def read_rows(stream: IO[str], format: str = "") -> Iterator[Row | RowError]:
             yield RowError(line, str(error))
 
 
+def check_messages(messages: Any) -> list[dict[str, str]]:
+    """A conversation with known roles that alternate and end with an answer; `FormatError` says what is wrong."""
+    return _checked(messages, "role", "content", dict.fromkeys(_ROLES))
+
+
 def to_messages_line(messages: list[dict[str, str]]) -> str:
     """One line of messages JSONL, the format every trainer reads."""
     return json.dumps({"messages": messages}, ensure_ascii=False) + "\n"
@@ -128,7 +133,7 @@ def _array(text: str) -> Iterator[tuple[int, Any]]:
 
 
 def _read_messages(line: int, record: dict[str, Any]) -> Row:
-    return Row(line, "chat", _checked(record.get("messages"), "role", "content", dict.fromkeys(_ROLES)))
+    return Row(line, "chat", check_messages(record.get("messages")))
 
 
 def _read_sharegpt(line: int, record: dict[str, Any]) -> Row:

@@ -1,0 +1,53 @@
+"""Who may see and change what documents and datasets hold. A stranger gets 404, a member below the role 403."""
+
+from typing import TypeVar
+
+from django.contrib.auth.models import User
+from django.db import models
+from django.shortcuts import get_object_or_404
+
+from datasets_app.models import Dataset, DatasetVersion, Document, Example, Generation, ImportBatch
+from finetune_site.projects.access import require_role
+from finetune_site.projects.models import Project, Role
+
+Row = TypeVar("Row", bound=models.Model)
+
+
+def get_document(user: User, pk: int, *, role: Role = Role.VIEWER) -> Document:
+    document = get_object_or_404(Document.objects.visible_to(user).select_related("project", "job"), pk=pk)
+    require_role(user, document.project, role)
+    return document
+
+
+def get_dataset(user: User, pk: int, *, role: Role = Role.VIEWER) -> Dataset:
+    dataset = get_object_or_404(Dataset.objects.visible_to(user).select_related("project"), pk=pk)
+    require_role(user, dataset.project, role)
+    return dataset
+
+
+def get_version(user: User, pk: int, *, role: Role = Role.VIEWER) -> DatasetVersion:
+    versions = DatasetVersion.objects.visible_to(user).select_related("dataset__project", "job", "created_by")
+    version = get_object_or_404(versions, pk=pk)
+    require_role(user, version.dataset.project, role)
+    return version
+
+
+def get_example(user: User, pk: int, *, role: Role = Role.VIEWER) -> Example:
+    examples = Example.objects.visible_to(user).select_related(
+        "dataset__project", "text", "chunk", "document", "decided_by", "author"
+    )
+    example = get_object_or_404(examples, pk=pk)
+    require_role(user, example.dataset.project, role)
+    return example
+
+
+def get_generation(user: User, pk: int) -> Generation:
+    return _of_dataset(user, Generation.objects.select_related("dataset__project", "job", "created_by"), pk)
+
+
+def get_import(user: User, pk: int) -> ImportBatch:
+    return _of_dataset(user, ImportBatch.objects.select_related("dataset__project", "job", "created_by"), pk)
+
+
+def _of_dataset(user: User, rows: "models.QuerySet[Row]", pk: int) -> Row:
+    return get_object_or_404(rows.filter(dataset__project__in=Project.objects.visible_to(user)), pk=pk)

@@ -1,0 +1,154 @@
+"""What people type about documents, datasets and examples."""
+
+from typing import Any
+
+from django import forms
+
+from datasets_app.engine.formats import FORMATS
+from datasets_app.models import Dataset, Document, ModelServer
+from finetune_site.projects.forms import StyledMixin
+from finetune_site.projects.models import Project
+
+
+class DatasetForm(StyledMixin, forms.ModelForm):
+    class Meta:
+        model = Dataset
+        fields = ["name", "description"]
+        widgets = {"description": forms.Textarea(attrs={"rows": 2})}
+        help_texts = {"name": "For example what the model should learn from it."}
+
+
+class GenerateForm(StyledMixin, forms.Form):
+    """Which documents, which generator, and how many wordings."""
+
+    documents = forms.ModelMultipleChoiceField(
+        Document.objects.none(),
+        widget=forms.CheckboxSelectMultiple,
+        error_messages={"required": "Choose at least one document."},
+    )
+    model = forms.ChoiceField(
+        label="Generator",
+        help_text="Without a model, facts are found in tables, definitions and lists, and their answers stand in the "
+        "text. A model reads freely; each of its answers must quote the text.",
+    )
+    wordings = forms.IntegerField(
+        min_value=1,
+        max_value=12,
+        initial=6,
+        label="Wordings of each fact",
+        help_text="A fact asked in many ways is learned; asked in one, memorised. One wording is kept for testing.",
+    )
+
+    def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        documents = self.fields["documents"]
+        assert isinstance(documents, forms.ModelMultipleChoiceField)
+        documents.queryset = Document.objects.filter(project=project).parsed()
+        self.servers = {server.pk: server for server in ModelServer.objects.all()}
+        choices = [("extractive", "Without a model")]
+        for server in self.servers.values():
+            choices += [(f"{server.pk}:{name}", f"{name} on {server}") for name in server.model_names]
+        chooser = self.fields["model"]
+        assert isinstance(chooser, forms.ChoiceField)
+        chooser.choices = choices
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of `start_generation`."""
+        chosen, wordings = self.cleaned_data["model"], self.cleaned_data["wordings"]
+        documents = list(self.cleaned_data["documents"])
+        if chosen == "extractive":
+            options = {"wordings_per_fact": wordings}
+            return {"documents": documents, "generator": chosen, "server": None, "options": options}
+        server, _, name = chosen.partition(":")
+        options = {"model": name, "wordings": min(wordings, 8)}
+        return {"documents": documents, "generator": "llm", "server": self.servers[int(server)], "options": options}
+
+
+class ImportForm(StyledMixin, forms.Form):
+    """A file of examples, or its text."""
+
+    file = forms.FileField(required=False, help_text="JSON Lines, or one JSON array; UTF-8.")
+    text = forms.CharField(
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 6, "class": "font-monospace", "spellcheck": "false"}),
+        label="… or paste it here",
+    )
+    format = forms.ChoiceField(choices=[("", "find out"), *((name, name) for name in FORMATS)], required=False)
+
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean() or {}
+        if not data.get("file") and not (data.get("text") or "").strip():
+            raise forms.ValidationError("Choose a file or paste examples.")
+        return data
+
+
+class ConversationForm(StyledMixin, forms.Form):
+    """An example of one question and one answer, with an optional system message."""
+
+    system = forms.CharField(
+        required=False, widget=forms.Textarea(attrs={"rows": 2}), help_text="Leave empty unless the model needs a role."
+    )
+    question = forms.CharField(widget=forms.Textarea(attrs={"rows": 3}))
+    answer = forms.CharField(widget=forms.Textarea(attrs={"rows": 6}))
+
+    @property
+    def content(self) -> dict[str, Any]:
+        data = self.cleaned_data
+        system = [{"role": "system", "content": data["system"]}] if data["system"] else []
+        turns = [{"role": "user", "content": data["question"]}, {"role": "assistant", "content": data["answer"]}]
+        return {"messages": [*system, *turns]}
+
+
+class TurnsForm(StyledMixin, forms.Form):
+    """A conversation of several turns: one field each, in the order they stand in."""
+
+    def __init__(self, *args: Any, messages: list[dict[str, str]], **kwargs: Any) -> None:
+        self.messages = messages
+        super().__init__(*args, **kwargs)
+        for number, message in enumerate(messages):
+            widget = forms.Textarea(attrs={"rows": 3})
+            label = f"{number + 1}. {message['role']}"
+            self.fields[f"turn_{number}"] = forms.CharField(label=label, initial=message["content"], widget=widget)
+        for field in self.fields.values():
+            field.widget.attrs.setdefault("class", "form-control")
+
+    @property
+    def content(self) -> dict[str, Any]:
+        turns = [
+            {"role": message["role"], "content": self.cleaned_data[f"turn_{number}"]}
+            for number, message in enumerate(self.messages)
+        ]
+        return {"messages": turns}
+
+
+class PreferenceForm(StyledMixin, forms.Form):
+    """A prompt with a better and a worse answer."""
+
+    prompt = forms.CharField(widget=forms.Textarea(attrs={"rows": 3}))
+    chosen = forms.CharField(label="Better answer", widget=forms.Textarea(attrs={"rows": 4}))
+    rejected = forms.CharField(label="Worse answer", widget=forms.Textarea(attrs={"rows": 4}))
+
+    @property
+    def content(self) -> dict[str, Any]:
+        return {name: self.cleaned_data[name] for name in ("prompt", "chosen", "rejected")}
+
+
+class SealForm(StyledMixin, forms.Form):
+    """How much is set apart for testing."""
+
+    validation_share = forms.FloatField(
+        min_value=0,
+        max_value=0.5,
+        initial=0.1,
+        label="Validation share",
+        help_text="The share of sections never trained: shows whether the model generalises.",
+    )
+    recall_share = forms.FloatField(
+        min_value=0,
+        max_value=1,
+        initial=1,
+        label="Recall share",
+        help_text="Of facts with three wordings or more, the share asked later in a wording that was not trained.",
+    )
+    note = forms.CharField(required=False, max_length=300, help_text="What is new in this version.")

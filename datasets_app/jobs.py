@@ -1,0 +1,257 @@
+"""The long work of this app: parse, generate, import, seal. Each may run again from the start without doing harm."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.utils import timezone
+
+from datasets_app.engine import chunks as engine_chunks
+from datasets_app.engine import elements as engine_elements
+from datasets_app.engine import formats
+from datasets_app.models import (
+    Chunk,
+    DatasetVersion,
+    Document,
+    Element,
+    Generation,
+    GenerationOutcome,
+    ImportBatch,
+)
+from datasets_app.services import intake, sealing
+from finetune_site.jobs.handle import Handle, JobInputError
+from finetune_site.jobs.kinds import job_kind
+from finetune_site.lib.channel import write_json
+from finetune_site.lib.process import Limits
+
+ENGINE = "datasets_app.engine"
+ROWS_AT_ONCE = 200
+KEPT_ERRORS = 100
+TAKE_OVER_SECONDS = 1.0
+KEY_VARIABLE = "FINETUNE_LLM_API_KEY"
+
+
+@job_kind("datasets.parse", title="Parse document", max_attempts=2)
+def parse(handle: Handle) -> None:
+    """Run the parser in its limits, then replace what was parsed before."""
+    document = Document.objects.get(job=handle.job)
+    folder = _fresh_folder(handle)
+    spec = {"input_path": str(document.path), "filename": document.name, "out_dir": str(folder)}
+    limits = Limits(
+        memory_bytes=settings.PARSE_MEMORY_BYTES,
+        cpu_seconds=settings.PARSE_CPU_SECONDS,
+        file_bytes=settings.PARSE_OUTPUT_BYTES,
+        wall_seconds=settings.PARSE_WALL_SECONDS,
+        open_files=512,
+    )
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["event"] == "progress":
+            handle.progress(event["done"], event["total"], unit=event["unit"])
+
+    _run(handle, "parse", spec, folder, on_event, limits)
+    result = json.loads((folder / "result.json").read_text())
+    handle.write(lambda: _store_parsed(document, folder, result))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@job_kind("datasets.generate", title="Generate examples", max_attempts=3)
+def generate(handle: Handle) -> None:
+    """Run the generator; each passage's examples and outcome become rows as soon as it is done."""
+    generation = Generation.objects.select_related("dataset", "server").get(job=handle.job)
+    folder = _folder(handle)
+    sources = {document.pk: _write_source(document, folder) for document in generation.documents.all()}
+    spec, env = _generate_spec(generation, list(sources.values()), folder)
+    taken_at = 0.0
+
+    def on_event(event: dict[str, Any]) -> None:
+        nonlocal taken_at
+        if event["event"] == "started":
+            handle.progress(event["done"], event["total"], unit="passages")
+        elif event["event"] == "chunk" and time.monotonic() - taken_at > TAKE_OVER_SECONDS:
+            _take_over(handle, generation, folder)
+            done = generation.outcomes.count()
+            handle.progress(done, unit="passages", message=f"{generation.examples.count()} examples so far")
+            taken_at = time.monotonic()
+
+    _run(handle, "generate", spec, folder, on_event, env=env)
+    _take_over(handle, generation, folder)
+    counts = json.loads((folder / "result.json").read_text())
+    handle.write(lambda: Generation.objects.filter(pk=generation.pk).update(counts=counts))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@job_kind("datasets.import", title="Import examples", max_attempts=3)
+def import_examples(handle: Handle) -> None:
+    """Read a file of examples line by line; what cannot be used is kept with its line and reason."""
+    batch = ImportBatch.objects.select_related("dataset", "created_by").get(job=handle.job)
+    errors: list[dict[str, Any]] = []
+    rows: list[formats.Row] = []
+    path = Path(settings.MEDIA_ROOT) / "imports" / batch.sha256
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:
+        for item in formats.read_rows(stream, batch.format):
+            if isinstance(item, formats.RowError):
+                errors.append({"line": item.line, "message": item.message})
+                continue
+            rows.append(item)
+            if len(rows) >= ROWS_AT_ONCE:
+                _import_rows(handle, batch, rows)
+                rows = []
+    _import_rows(handle, batch, rows)
+    added = batch.examples.count()
+    handle.write(lambda: ImportBatch.objects.filter(pk=batch.pk).update(added=added, errors=errors[:KEPT_ERRORS]))
+    if not added:
+        first = f" Line {errors[0]['line']}: {errors[0]['message']}" if errors else ""
+        raise JobInputError(f"No line of the file could be used.{first}")
+
+
+@job_kind("datasets.seal", title="Seal version", max_attempts=3)
+def seal(handle: Handle) -> None:
+    """Write the approved examples to Parquet, then the version's row: from then on neither changes."""
+    version = DatasetVersion.objects.select_related("dataset").get(job=handle.job)
+    if version.is_sealed:
+        return
+    sealed = sealing.write_file(version)
+    handle.check()
+    handle.write(lambda: sealing.keep(version, sealed, timezone.now()))
+
+
+def _run(
+    handle: Handle,
+    task: str,
+    spec: dict[str, Any],
+    folder: Path,
+    on_event: Any,
+    limits: Limits | None = None,
+    env: dict[str, str] | None = None,
+) -> None:
+    write_json(folder / "spec.json", spec)
+    handle.run_engine(
+        ENGINE,
+        [task, str(folder / "spec.json")],
+        log_path=settings.DATA_DIR / "log" / f"{task}.log",
+        on_event=on_event,
+        limits=limits,
+        env={"TMPDIR": str(folder), **(env or {})},
+    )
+
+
+def _folder(handle: Handle) -> Path:
+    """The job's own folder; a later attempt finds what an earlier one left."""
+    folder: Path = settings.DATA_DIR / "work" / f"job-{handle.job.pk}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _fresh_folder(handle: Handle) -> Path:
+    shutil.rmtree(_folder(handle), ignore_errors=True)
+    return _folder(handle)
+
+
+def _store_parsed(document: Document, folder: Path, result: dict[str, Any]) -> None:
+    document.elements.all().delete()
+    document.chunks.all().delete()
+    elements = engine_elements.read(folder / "elements.jsonl")
+    Element.objects.bulk_create((Element(document=document, **vars(entry)) for entry in elements), batch_size=1000)
+    chunks = engine_chunks.read(folder / "chunks.jsonl")
+    Chunk.objects.bulk_create((Chunk(document=document, **vars(entry)) for entry in chunks), batch_size=1000)
+    Document.objects.filter(pk=document.pk).update(
+        parsed_at=timezone.now(),
+        parser=result["parser"],
+        pages=result["pages"],
+        characters=result["characters"],
+        warnings=result["warnings"],
+    )
+    intake.find_chunks_again(document)
+
+
+def _write_source(document: Document, folder: Path) -> dict[str, Any]:
+    """The parsed document as the files that the generator reads."""
+    paths = {name: folder / f"{name}-{document.pk}.jsonl" for name in ("elements", "chunks")}
+    fields = {
+        "elements": ("index", "kind", "text", "page", "depth", "section", "html"),
+        "chunks": ("index", "text", "page_start", "page_end", "section", "section_key", "spans"),
+    }
+    for name, path in paths.items():
+        rows: Iterator[dict[str, Any]] = getattr(document, name).values(*fields[name]).iterator(chunk_size=1000)
+        with path.open("w", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return {
+        "id": document.pk,
+        "name": document.name,
+        "elements_path": str(paths["elements"]),
+        "chunks_path": str(paths["chunks"]),
+    }
+
+
+def _generate_spec(
+    generation: Generation, sources: list[dict[str, Any]], folder: Path
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The spec, and the environment that alone carries the key of a model server."""
+    options = generation.options
+    spec: dict[str, Any] = {"documents": sources, "out_dir": str(folder), "generator": generation.generator}
+    env: dict[str, str] = {}
+    if generation.generator == "extractive":
+        spec["wordings_per_fact"] = options.get("wordings_per_fact", 6)
+    else:
+        server = generation.server
+        if server is None:
+            raise JobInputError("The model server of this generation was removed. Start a new one.")
+        spec["llm"] = {
+            "provider": server.provider,
+            "base_url": server.base_url,
+            "context_window": server.context_window,
+            **{key: options[key] for key in ("model", "pairs_per_chunk", "wordings", "temperature") if key in options},
+        }
+        if server.key_variable:
+            env[KEY_VARIABLE] = os.environ.get(server.key_variable, "")
+    return spec, env
+
+
+def _take_over(handle: Handle, generation: Generation, folder: Path) -> None:
+    """Rows for what the generator has written since the last time. Written twice, they are there once."""
+    known = set(generation.outcomes.values_list("document_id", "chunk_index"))
+    outcomes = [
+        entry for entry in _whole_lines(folder / "outcomes.jsonl") if (entry["document"], entry["chunk"]) not in known
+    ]
+    if not outcomes:
+        return
+    fresh = {(entry["document"], entry["chunk"]) for entry in outcomes}
+    rows = [row for row in _whole_lines(folder / "examples.jsonl") if (row["document"], row["chunk"]) in fresh]
+
+    def write() -> None:
+        intake.add_generated(generation, rows)
+        GenerationOutcome.objects.bulk_create(
+            [
+                GenerationOutcome(
+                    generation=generation,
+                    document_id=entry["document"],
+                    chunk_index=entry["chunk"],
+                    outcome=entry["outcome"],
+                    made=entry["made"],
+                    reason=entry["reason"][:300],
+                )
+                for entry in outcomes
+            ],
+            ignore_conflicts=True,
+        )
+
+    handle.write(write)
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line]
+
+
+def _import_rows(handle: Handle, batch: ImportBatch, rows: list[formats.Row]) -> None:
+    handle.check()
+    if rows:
+        handle.write(lambda: intake.add_imported(batch, rows))
+        handle.progress(rows[-1].line, unit="lines", message=f"line {rows[-1].line}")

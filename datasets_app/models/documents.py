@@ -1,0 +1,100 @@
+"""Documents as uploaded and as parsed."""
+
+from pathlib import Path
+
+from django.conf import settings
+from django.contrib.auth.models import AnonymousUser, User
+from django.db import models
+from django.urls import reverse
+from django.utils import timezone
+
+from datasets_app.engine.media_type import NAMES
+from finetune_site.jobs.models import Job
+from finetune_site.projects.models import Project
+
+
+class DocumentQuerySet(models.QuerySet["Document"]):
+    def visible_to(self, user: User | AnonymousUser) -> "DocumentQuerySet":
+        return self.filter(project__in=Project.objects.visible_to(user))
+
+    def parsed(self) -> "DocumentQuerySet":
+        return self.filter(parsed_at__isnull=False)
+
+
+class Document(models.Model):
+    """An uploaded file. Its content lies under the hash of it; equal content in one project is one document."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="documents")
+    name = models.CharField(max_length=255)
+    sha256 = models.CharField(max_length=64)
+    size = models.BigIntegerField()
+    media_type = models.CharField(max_length=120)
+    uploaded_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
+    uploaded_at = models.DateTimeField(default=timezone.now)
+    job = models.OneToOneField(Job, models.SET_NULL, null=True, related_name="document")
+    parsed_at = models.DateTimeField(null=True)
+    parser = models.CharField(max_length=80, blank=True)
+    pages = models.PositiveIntegerField(default=0)
+    characters = models.PositiveIntegerField(default=0)
+    warnings = models.JSONField(default=list)
+
+    objects = DocumentQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-uploaded_at", "-pk"]
+        constraints = [models.UniqueConstraint(fields=["project", "sha256"], name="one_document_per_content")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("document", args=[self.pk])
+
+    @property
+    def type_name(self) -> str:
+        return NAMES.get(self.media_type, self.media_type)
+
+    @property
+    def path(self) -> Path:
+        """Where the content lies."""
+        return Path(settings.MEDIA_ROOT) / "documents" / self.sha256[:2] / self.sha256
+
+
+class Element(models.Model):
+    """One parsed piece of a document, in reading order."""
+
+    document = models.ForeignKey(Document, models.CASCADE, related_name="elements")
+    index = models.PositiveIntegerField()
+    kind = models.CharField(max_length=12)
+    text = models.TextField()
+    page = models.PositiveIntegerField(null=True)
+    depth = models.PositiveSmallIntegerField(null=True)
+    section = models.JSONField(default=list)
+    html = models.TextField(null=True)  # noqa: DJ001  only tables have one; empty HTML would be a table without cells
+
+    class Meta:
+        ordering = ["index"]
+        constraints = [models.UniqueConstraint(fields=["document", "index"], name="one_element_per_index")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.index} of {self.document_id}"
+
+
+class Chunk(models.Model):
+    """A passage of one section: what examples are made from and shown beside."""
+
+    document = models.ForeignKey(Document, models.CASCADE, related_name="chunks")
+    index = models.PositiveIntegerField()
+    text = models.TextField()
+    page_start = models.PositiveIntegerField(null=True)
+    page_end = models.PositiveIntegerField(null=True)
+    section = models.JSONField(default=list)
+    section_key = models.CharField(max_length=16, blank=True)
+    spans = models.JSONField(default=list, help_text="[element index, start, end] in the text")
+
+    class Meta:
+        ordering = ["index"]
+        constraints = [models.UniqueConstraint(fields=["document", "index"], name="one_chunk_per_index")]
+
+    def __str__(self) -> str:
+        return f"passage {self.index + 1} of {self.document_id}"

@@ -1,0 +1,183 @@
+"""Examples, the immutable texts they have had, and what people decided about each text."""
+
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import AnonymousUser, User
+from django.db import models
+from django.urls import reverse
+from django.utils import timezone
+
+from datasets_app.models.datasets import Dataset
+from datasets_app.models.documents import Chunk, Document
+from datasets_app.models.generation import Generation, ImportBatch
+from finetune_site.projects.models import Project
+
+
+class State(models.TextChoices):
+    DRAFT = "draft", "to judge"
+    APPROVED = "approved", "approved"
+    REJECTED = "rejected", "rejected"
+
+
+class Kind(models.TextChoices):
+    CHAT = "chat", "conversation"
+    PREFERENCE = "preference", "preference pair"
+
+
+class Origin(models.TextChoices):
+    GENERATED = "generated", "generated"
+    IMPORTED = "imported", "imported"
+    WRITTEN = "written", "written by hand"
+
+
+class ExampleQuerySet(models.QuerySet["Example"]):
+    def visible_to(self, user: User | AnonymousUser) -> "ExampleQuerySet":
+        return self.filter(dataset__project__in=Project.objects.visible_to(user))
+
+    def chosen_by(self, *, state: str = "", document: str = "", origin: str = "", text: str = "") -> "ExampleQuerySet":
+        """The filter of the review page; an empty value does not filter."""
+        found = self
+        if state in State.values:
+            found = found.filter(state=state)
+        if document.isdecimal():
+            found = found.filter(document_id=int(document))
+        if origin in Origin.values:
+            found = found.filter(origin=origin)
+        if text:
+            found = found.filter(text__search__icontains=text)
+        return found
+
+
+class Example(models.Model):
+    """One example. Its state speaks of its current text alone: an edit asks again. Where it came from is never lost."""
+
+    dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="examples")
+    kind = models.CharField(max_length=10, choices=Kind.choices, default=Kind.CHAT)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.DRAFT)
+    text = models.ForeignKey("ExampleText", models.PROTECT, null=True, related_name="+")
+    decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+")
+    decided_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    origin = models.CharField(max_length=10, choices=Origin.choices)
+    author = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
+    generation = models.ForeignKey(Generation, models.SET_NULL, null=True, related_name="examples")
+    batch = models.ForeignKey(ImportBatch, models.SET_NULL, null=True, related_name="examples")
+    import_line = models.PositiveIntegerField(null=True)
+    # The source, copied so that it outlives a new parsing and a withdrawn document.
+    document = models.ForeignKey(Document, models.SET_NULL, null=True, related_name="examples")
+    document_name = models.CharField(max_length=255, blank=True)
+    chunk = models.ForeignKey(Chunk, models.SET_NULL, null=True, related_name="examples")
+    chunk_index = models.PositiveIntegerField(null=True)
+    page_start = models.PositiveIntegerField(null=True)
+    page_end = models.PositiveIntegerField(null=True)
+    section = models.JSONField(default=list)
+    section_key = models.CharField(max_length=16, blank=True)
+    quote = models.TextField(blank=True)
+    quote_start = models.PositiveIntegerField(null=True)
+    quote_end = models.PositiveIntegerField(null=True)
+    fact = models.CharField(max_length=32, blank=True)
+    wording = models.CharField(max_length=60, blank=True)
+    answer_key = models.CharField(max_length=200, blank=True)
+    generator = models.CharField(max_length=40, blank=True)
+    model = models.CharField(max_length=200, blank=True)
+    prompt_version = models.CharField(max_length=40, blank=True)
+
+    objects = ExampleQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["pk"]
+        indexes = [models.Index(fields=["dataset", "state", "id"], name="example_review")]
+        constraints = [
+            # A job that is delivered twice adds nothing.
+            models.UniqueConstraint(
+                fields=["generation", "document", "chunk_index", "fact", "wording"], name="one_example_per_wording"
+            ),
+            models.UniqueConstraint(fields=["batch", "import_line"], name="one_example_per_line"),
+            models.CheckConstraint(condition=models.Q(state__in=State.values), name="known_example_state"),
+            models.CheckConstraint(
+                condition=models.Q(state=State.DRAFT) | models.Q(decided_by__isnull=False),
+                name="decision_has_its_person",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"example {self.pk}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("example", args=[self.pk])
+
+    @property
+    def pages(self) -> str:
+        """“3” or “3–4”; empty where the document has no pages."""
+        if not self.page_start:
+            return ""
+        return f"{self.page_start}–{self.page_end}" if self.page_end != self.page_start else str(self.page_start)
+
+    @property
+    def source_parts(self) -> tuple[str, str, str] | None:
+        """The passage before, in and after the quoted span; None without a passage or when it changed since."""
+        if not self.chunk or self.quote_start is None or self.quote_end is None:
+            return None
+        text = self.chunk.text
+        if text[self.quote_start : self.quote_end] != self.quote:
+            return None
+        return text[: self.quote_start], self.quote, text[self.quote_end :]
+
+
+class ExampleText(models.Model):
+    """One text an example has had. Never changed: an edit makes the next number."""
+
+    example = models.ForeignKey(Example, models.CASCADE, related_name="texts")
+    number = models.PositiveIntegerField(default=1)
+    content = models.JSONField(help_text='{"messages": [...]} or {"prompt", "chosen", "rejected"}')
+    search = models.TextField(help_text="All its words, to find it by")
+    author = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
+    at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["number"]
+        constraints = [models.UniqueConstraint(fields=["example", "number"], name="one_text_per_number")]
+
+    def __str__(self) -> str:
+        return f"text {self.number} of example {self.example_id}"
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        found: list[dict[str, str]] = self.content.get("messages", [])
+        return found
+
+    @property
+    def question(self) -> str:
+        """What is asked, for lists."""
+        turns = [message["content"] for message in self.messages if message["role"] == "user"]
+        return turns[0] if turns else str(self.content.get("prompt", ""))
+
+    @property
+    def answer(self) -> str:
+        return self.messages[-1]["content"] if self.messages else str(self.content.get("chosen", ""))
+
+
+class Decision(models.Model):
+    """What a person decided about one text, or that it was taken back. Never changed."""
+
+    example = models.ForeignKey(Example, models.CASCADE, related_name="decisions")
+    text = models.ForeignKey(ExampleText, models.PROTECT, related_name="decisions")
+    before = models.CharField(max_length=10, choices=State.choices)
+    verdict = models.CharField(max_length=10, choices=State.choices)
+    by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
+    at = models.DateTimeField(default=timezone.now)
+    reason = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"{self.verdict} by {self.by}"
+
+
+def words_of(content: dict[str, Any]) -> str:
+    """All words of a text's content, for searching."""
+    parts = [message["content"] for message in content.get("messages", [])]
+    return "\n".join([*parts, *(content.get(key, "") for key in ("prompt", "chosen", "rejected"))]).strip()

@@ -1,0 +1,102 @@
+"""How examples came into a dataset: generations with the outcome of every passage, and imports."""
+
+from django.conf import settings
+from django.db import models
+from django.urls import reverse
+from django.utils import timezone
+
+from datasets_app.models.datasets import Dataset
+from datasets_app.models.documents import Document
+from finetune_site.jobs.models import Job
+
+
+class ModelServer(models.Model):
+    """A model server that operators registered. People choose one; nobody else types an address."""
+
+    OLLAMA, OPENAI = "ollama", "openai"
+
+    name = models.CharField(max_length=80, unique=True)
+    provider = models.CharField(max_length=10, choices=[(OLLAMA, "Ollama"), (OPENAI, "OpenAI-compatible")])
+    base_url = models.URLField(help_text="http://host:11434 for Ollama, https://host/v1 for the others")
+    key_variable = models.CharField(
+        max_length=80, blank=True, help_text="Environment variable of the workers that holds its key, if it needs one"
+    )
+    offered = models.TextField(help_text="The models people may choose, one a line")
+    context_window = models.PositiveIntegerField(default=4096, help_text="Tokens; set on every call")
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def model_names(self) -> list[str]:
+        return [line.strip() for line in self.offered.splitlines() if line.strip()]
+
+
+class Generation(models.Model):
+    """One making of examples from documents."""
+
+    dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="generations")
+    documents = models.ManyToManyField(Document, related_name="generations")
+    generator = models.CharField(max_length=20)
+    server = models.ForeignKey(ModelServer, models.PROTECT, null=True, related_name="+")
+    options = models.JSONField(default=dict)
+    job = models.OneToOneField(Job, models.SET_NULL, null=True, related_name="generation")
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now)
+    counts = models.JSONField(default=dict)
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"generation {self.pk} for {self.dataset}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("generation", args=[self.pk])
+
+
+class GenerationOutcome(models.Model):
+    """What became of one passage. Every passage has one."""
+
+    generation = models.ForeignKey(Generation, models.CASCADE, related_name="outcomes")
+    document = models.ForeignKey(Document, models.CASCADE, related_name="+")
+    chunk_index = models.PositiveIntegerField()
+    outcome = models.CharField(max_length=10)
+    made = models.PositiveIntegerField(default=0)
+    reason = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        ordering = ["document", "chunk_index"]
+        constraints = [
+            models.UniqueConstraint(fields=["generation", "document", "chunk_index"], name="one_outcome_per_passage")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.outcome}: passage {self.chunk_index + 1}"
+
+
+class ImportBatch(models.Model):
+    """An uploaded file of examples."""
+
+    dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="imports")
+    name = models.CharField(max_length=255)
+    sha256 = models.CharField(max_length=64)
+    format = models.CharField(max_length=20, blank=True)
+    job = models.OneToOneField(Job, models.SET_NULL, null=True, related_name="import_batch")
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now)
+    added = models.PositiveIntegerField(default=0)
+    errors = models.JSONField(default=list, help_text="The first lines that could not be used, with their reasons")
+
+    class Meta:
+        ordering = ["-pk"]
+        verbose_name_plural = "import batches"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("import_batch", args=[self.pk])

@@ -1,0 +1,129 @@
+"""What can be done to datasets: make, fill, seal."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.db.models import Max
+from django.urls import reverse
+
+from datasets_app.models import Dataset, DatasetVersion, Document, Generation, ImportBatch, ModelServer, State
+from finetune_site.jobs import services as jobs
+from finetune_site.lib.files import write_whole
+from finetune_site.projects.models import Project
+from finetune_site.projects.services import audit
+
+
+class DatasetError(Exception):
+    """The person can mend it; the message says how."""
+
+
+@transaction.atomic
+def create_dataset(*, actor: User, project: Project, name: str, description: str = "") -> Dataset:
+    if Dataset.objects.filter(project=project, name=name).exists():
+        raise DatasetError(f"The project already has a dataset named “{name}”. Choose another name.")
+    dataset = Dataset.objects.create(project=project, name=name, description=description, created_by=actor)
+    audit(project, actor, "created the dataset", dataset)
+    return dataset
+
+
+@transaction.atomic
+def delete_dataset(*, actor: User, dataset: Dataset) -> None:
+    """Remove a dataset with its examples; one that has a sealed version stays, since runs may stand on it."""
+    if dataset.versions.sealed().exists():
+        raise DatasetError("The dataset has sealed versions, on which runs may stand; it cannot be deleted.")
+    audit(dataset.project, actor, "deleted the dataset", dataset, before={"examples": dataset.examples.count()})
+    dataset.examples.update(text=None)
+    dataset.delete()
+
+
+@transaction.atomic
+def start_generation(
+    *,
+    actor: User,
+    dataset: Dataset,
+    documents: Iterable[Document],
+    generator: str = "extractive",
+    server: ModelServer | None = None,
+    options: dict[str, Any] | None = None,
+) -> Generation:
+    """Make examples from parsed documents, in the background."""
+    chosen = list(documents)
+    if not chosen:
+        raise DatasetError("Choose at least one document that is parsed.")
+    if unready := [document.name for document in chosen if not document.parsed_at]:
+        raise DatasetError(f"“{unready[0]}” is not parsed yet. Wait for it, or leave it out.")
+    if generator == "llm" and server is None:
+        raise DatasetError("Choose a model server, or generate without a model.")
+    generation = Generation.objects.create(
+        dataset=dataset, generator=generator, server=server, options=options or {}, created_by=actor
+    )
+    generation.documents.set(chosen)
+    label = chosen[0].name if len(chosen) == 1 else f"{len(chosen)} documents"
+    generation.job = jobs.enqueue(
+        project=dataset.project,
+        owner=actor,
+        kind="datasets.generate",
+        label=f"{dataset}: {label}",
+        url=reverse("generation", args=[generation.pk]),
+    )
+    generation.save(update_fields=["job"])
+    audit(dataset.project, actor, "generated examples for", dataset, after={"documents": [str(d) for d in chosen]})
+    return generation
+
+
+def import_examples(*, actor: User, dataset: Dataset, name: str, format: str, blocks: Iterable[bytes]) -> ImportBatch:
+    """Keep a file of examples and read it in the background."""
+    folder = Path(settings.MEDIA_ROOT) / "imports"
+    aside = folder / f".import-{actor.pk}-{id(blocks)}"
+    digest = write_whole(aside, blocks)
+    aside.rename(folder / digest)
+    with transaction.atomic():
+        batch = ImportBatch.objects.create(
+            dataset=dataset, name=name[:255], sha256=digest, format=format, created_by=actor
+        )
+        batch.job = jobs.enqueue(
+            project=dataset.project,
+            owner=actor,
+            kind="datasets.import",
+            label=f"{dataset}: {name}"[:200],
+            url=reverse("import_batch", args=[batch.pk]),
+        )
+        batch.save(update_fields=["job"])
+        audit(dataset.project, actor, "imported examples into", dataset, after={"file": name, "sha256": digest})
+    return batch
+
+
+@transaction.atomic
+def seal_version(
+    *, actor: User, dataset: Dataset, validation_share: float = 0.1, recall_share: float = 1.0, note: str = ""
+) -> DatasetVersion:
+    """Seal the approved examples as the dataset's next version, in the background."""
+    Dataset.objects.select_for_update().get(pk=dataset.pk)
+    if not dataset.examples.filter(state=State.APPROVED).exists():
+        raise DatasetError("The dataset has no approved example. Approve some in review, then seal.")
+    if dataset.versions.filter(sealed_at=None, job__state__in=("queued", "running")).exists():
+        raise DatasetError("A version of this dataset is being sealed already.")
+    number = (dataset.versions.aggregate(last=Max("number"))["last"] or 0) + 1
+    version = DatasetVersion.objects.create(
+        dataset=dataset,
+        number=number,
+        parent=dataset.versions.sealed().first(),
+        note=note,
+        validation_share=validation_share,
+        recall_share=recall_share,
+        created_by=actor,
+    )
+    version.job = jobs.enqueue(
+        project=dataset.project,
+        owner=actor,
+        kind="datasets.seal",
+        label=str(version),
+        url=reverse("version", args=[version.pk]),
+    )
+    version.save(update_fields=["job"])
+    audit(dataset.project, actor, "sealed", version, after={"validation": validation_share, "recall": recall_share})
+    return version

@@ -1,0 +1,111 @@
+"""What can be done to documents."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.urls import reverse
+
+from datasets_app.engine import media_type
+from datasets_app.models import Document
+from finetune_site.jobs import services as jobs
+from finetune_site.lib.channel import InputError
+from finetune_site.lib.files import write_whole
+from finetune_site.projects.models import Project
+from finetune_site.projects.services import audit
+
+
+class DocumentError(Exception):
+    """The person can mend it; the message says how."""
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """`is_new` False: the project already had a document with this content, and it is this one."""
+
+    document: Document
+    is_new: bool
+
+
+def upload_document(*, actor: User, project: Project, name: str, blocks: Iterable[bytes]) -> Uploaded:
+    """Keep a file under its hash, then its row and the job that parses it. `DocumentError` for what is no document."""
+    name = Path(name.replace("\\", "/")).name[:255] or "unnamed"
+    folder = Path(settings.MEDIA_ROOT) / "documents"
+    folder.mkdir(parents=True, exist_ok=True)
+    # A name that cannot collide: two uploads of one file at once write aside and rename to the same content.
+    aside = folder / f".upload-{actor.pk}-{id(blocks)}"
+    try:
+        digest = write_whole(aside, _limited(blocks, name))
+        try:
+            kind = media_type.sniff(aside, name)
+        except InputError as error:
+            raise DocumentError(str(error)) from error
+        size = aside.stat().st_size
+        target = folder / digest[:2] / digest
+        target.parent.mkdir(exist_ok=True)
+        aside.rename(target)
+    finally:
+        aside.unlink(missing_ok=True)
+    return _keep(actor, project, name, digest, size, kind)
+
+
+@transaction.atomic
+def parse_again(*, actor: User, document: Document) -> None:
+    """Parse a document anew; what was parsed before stays until the new result is there."""
+    locked = Document.objects.select_for_update().get(pk=document.pk)
+    if locked.job and not locked.job.is_finished:
+        raise DocumentError("The document is being parsed already.")
+    _enqueue(actor, locked)
+    audit(document.project, actor, "parsed again", document)
+
+
+@transaction.atomic
+def delete_document(*, actor: User, document: Document) -> None:
+    """Remove a document and what was parsed of it. Examples keep its name and their quotes; sealed versions stay."""
+    if document.job and not document.job.is_finished:
+        raise DocumentError("The document is being parsed. Stop the job first.")
+    audit(document.project, actor, "deleted", document, before={"sha256": document.sha256, "size": document.size})
+    others = Document.objects.filter(sha256=document.sha256).exclude(pk=document.pk)
+    is_last, path = not others.exists(), document.path
+    document.delete()
+    if is_last:
+        transaction.on_commit(lambda: path.unlink(missing_ok=True))
+
+
+@transaction.atomic
+def _keep(actor: User, project: Project, name: str, digest: str, size: int, kind: str) -> Uploaded:
+    document, is_new = Document.objects.get_or_create(
+        project=project,
+        sha256=digest,
+        defaults={"name": name, "size": size, "media_type": kind, "uploaded_by": actor},
+    )
+    if is_new:
+        _enqueue(actor, document)
+        audit(project, actor, "uploaded", document, after={"sha256": digest, "size": size})
+    return Uploaded(document, is_new)
+
+
+def _enqueue(actor: User, document: Document) -> None:
+    document.job = jobs.enqueue(
+        project=document.project,
+        owner=actor,
+        kind="datasets.parse",
+        label=document.name,
+        url=reverse("document", args=[document.pk]),
+    )
+    document.save(update_fields=["job"])
+
+
+def _limited(blocks: Iterable[bytes], name: str) -> Iterable[bytes]:
+    size = 0
+    for block in blocks:
+        size += len(block)
+        if size > settings.UPLOAD_MAX_BYTES:
+            limit = settings.UPLOAD_MAX_BYTES // 2**20
+            raise DocumentError(
+                f"“{name}” is larger than {limit} MB. Split it, or ask the operator to raise the limit."
+            )
+        yield block

@@ -1,0 +1,133 @@
+"""What people do to examples: write, edit, judge, take back. Every text and every decision is kept."""
+
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.utils import timezone
+
+from datasets_app.engine.formats import FormatError, check_messages
+from datasets_app.models import Dataset, Decision, Example, ExampleText, State
+from datasets_app.models.examples import ExampleQuerySet, Kind, Origin, words_of
+from datasets_app.services.datasets import DatasetError
+from finetune_site.projects.services import audit
+
+BATCH = 500
+
+
+@transaction.atomic
+def write_example(*, actor: User, dataset: Dataset, content: dict[str, Any]) -> Example:
+    """Keep an example written by hand; its author is its source."""
+    kind = _checked_kind(content)
+    example = Example.objects.create(dataset=dataset, kind=kind, origin=Origin.WRITTEN, author=actor)
+    _add_text(example, content, actor, 1)
+    audit(dataset.project, actor, "wrote", example)
+    return example
+
+
+@transaction.atomic
+def edit_example(*, actor: User, example: Example, content: dict[str, Any]) -> Example:
+    """Give an example a new text. It has to be judged again; an unchanged text changes nothing."""
+    kind = _checked_kind(content)
+    locked = Example.objects.select_for_update().get(pk=example.pk)
+    if kind != locked.kind:
+        raise DatasetError("An edit cannot turn a conversation into a preference pair or back; write a new example.")
+    last = locked.texts.order_by("-number")[0]
+    if last.content == content:
+        return locked
+    before = locked.state
+    _add_text(locked, content, actor, last.number + 1)
+    if before != State.DRAFT:
+        _move(locked, State.DRAFT, actor, "edited: judge it again")
+    return locked
+
+
+@transaction.atomic
+def judge(*, actor: User, example: Example, verdict: str, reason: str = "") -> Example:
+    """Approve or reject the text an example has now, or take the decision back (`draft`)."""
+    if verdict not in State.values:
+        raise DatasetError("The verdict must be approved, rejected or draft.")
+    locked = Example.objects.select_for_update().select_related("dataset__project").get(pk=example.pk)
+    if locked.state != verdict:
+        _move(locked, verdict, actor, reason)
+    return locked
+
+
+@transaction.atomic
+def undo(*, actor: User, dataset: Dataset) -> Example | None:
+    """Take back the person's last decision in a dataset that still stands; None when there is none."""
+    last = (
+        Decision.objects.filter(example__dataset=dataset, by=actor)
+        .exclude(verdict=State.DRAFT)
+        .select_related("example")
+        .first()
+    )
+    if last is None or last.example.state != last.verdict or last.example.decided_by_id != actor.pk:
+        return None
+    return judge(actor=actor, example=last.example, verdict=State.DRAFT, reason="undone")
+
+
+def judge_all(*, actor: User, dataset: Dataset, examples: ExampleQuerySet, verdict: str) -> int:
+    """Approve or reject every example of a selection that has no such verdict yet; returns how many."""
+    count = 0
+    pending = examples.filter(dataset=dataset).exclude(state=verdict)
+    while chosen := list(pending.order_by("pk").values_list("pk", flat=True)[:BATCH]):
+        with transaction.atomic():
+            locked = list(Example.objects.select_for_update().filter(pk__in=chosen).exclude(state=verdict))
+            decisions = [
+                Decision(
+                    example=entry,
+                    text_id=entry.text_id,
+                    before=entry.state,
+                    verdict=verdict,
+                    by=actor,
+                    reason="in bulk",
+                )
+                for entry in locked
+            ]
+            Decision.objects.bulk_create(decisions)
+            Example.objects.filter(pk__in=[entry.pk for entry in locked]).update(
+                state=verdict, **_decider(verdict, actor)
+            )
+            count += len(locked)
+    if count:
+        audit(dataset.project, actor, f"{verdict} {count} examples of", dataset)
+    return count
+
+
+def _checked_kind(content: dict[str, Any]) -> str:
+    try:
+        if "messages" in content:
+            check_messages(content["messages"])
+            return Kind.CHAT
+    except FormatError as error:
+        raise DatasetError(str(error)) from error
+    if not all(str(content.get(key, "")).strip() for key in ("prompt", "chosen", "rejected")):
+        raise DatasetError("A preference pair needs a prompt, the better and the worse answer.")
+    return Kind.PREFERENCE
+
+
+def _add_text(example: Example, content: dict[str, Any], author: User, number: int) -> None:
+    text = ExampleText.objects.create(
+        example=example, number=number, content=content, search=words_of(content), author=author
+    )
+    example.text = text
+    example.save(update_fields=["text"])
+
+
+def _move(example: Example, verdict: str, actor: User, reason: str) -> None:
+    Decision.objects.create(
+        example=example, text_id=example.text_id, before=example.state, verdict=verdict, by=actor, reason=reason[:300]
+    )
+    for name, value in {"state": verdict, **_decider(verdict, actor)}.items():
+        setattr(example, name, value)
+    example.save(update_fields=["state", "decided_by", "decided_at"])
+
+
+def _decider(verdict: str, actor: User) -> dict[str, Any]:
+    """A draft has nobody who decided."""
+    return (
+        {"decided_by": None, "decided_at": None}
+        if verdict == State.DRAFT
+        else {"decided_by": actor, "decided_at": timezone.now()}
+    )

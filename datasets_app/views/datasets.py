@@ -1,0 +1,257 @@
+"""Datasets: list, overview, generate, import, write, seal, download."""
+
+import io
+from collections.abc import Iterator
+from itertools import islice
+
+import pyarrow.parquet
+from django.contrib import messages
+from django.core.paginator import Paginator
+from django.db.models import Count, Q
+from django.http import FileResponse, HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from datasets_app import access
+from datasets_app.engine import formats
+from datasets_app.forms import ConversationForm, DatasetForm, GenerateForm, ImportForm, PreferenceForm, SealForm
+from datasets_app.models import Dataset, DatasetVersion, State
+from datasets_app.services import datasets as services
+from datasets_app.services import examples as example_services
+from datasets_app.services import sealing
+from finetune_site.projects.access import SignedInRequest, get_project, has_role
+from finetune_site.projects.models import Role
+
+PREVIEW_ROWS = 10
+PREVIEW_CHARACTERS = 2_000_000
+
+
+@require_GET
+def dataset_list(request: SignedInRequest, project: int) -> HttpResponse:
+    of = get_project(request.user, project)
+    datasets = of.datasets.annotate(
+        total=Count("examples", distinct=True),
+        approved=Count("examples", Q(examples__state=State.APPROVED), distinct=True),
+        drafts=Count("examples", Q(examples__state=State.DRAFT), distinct=True),
+        sealed=Count("versions", Q(versions__sealed_at__isnull=False), distinct=True),
+    )
+    may = has_role(request.user, of, Role.TRAINER)
+    context = {"project": of, "section": "datasets", "datasets": datasets, "may_create": may}
+    return render(request, "datasets/dataset_list.html", context)
+
+
+@require_http_methods(["GET", "POST"])
+def dataset_create(request: SignedInRequest, project: int) -> HttpResponse:
+    of = get_project(request.user, project, role=Role.TRAINER)
+    form = DatasetForm(request.POST or None)
+    if form.is_valid():
+        try:
+            return redirect(services.create_dataset(actor=request.user, project=of, **form.cleaned_data))
+        except services.DatasetError as error:
+            form.add_error("name", str(error))
+    return render(request, "datasets/dataset_form.html", {"form": form, "project": of, "section": "datasets"})
+
+
+@require_GET
+def dataset(request: SignedInRequest, pk: int) -> HttpResponse:
+    found = access.get_dataset(request.user, pk)
+    states = dict(found.examples.values_list("state").annotate(count=Count("pk")))
+    context = _context(found) | {
+        "counts": {state: states.get(state, 0) for state in State.values},
+        "total": sum(states.values()),
+        "generations": found.generations.select_related("job", "created_by")[:10],
+        "imports": found.imports.select_related("job", "created_by")[:10],
+        "versions": found.versions.select_related("job", "created_by"),
+        "may_fill": has_role(request.user, found.project, Role.TRAINER),
+        "may_review": has_role(request.user, found.project, Role.REVIEWER),
+        "may_delete": has_role(request.user, found.project, Role.OWNER),
+    }
+    return render(request, "datasets/dataset.html", context)
+
+
+@require_POST
+def dataset_delete(request: SignedInRequest, pk: int) -> HttpResponse:
+    found = access.get_dataset(request.user, pk, role=Role.OWNER)
+    try:
+        services.delete_dataset(actor=request.user, dataset=found)
+    except services.DatasetError as error:
+        messages.error(request, str(error))
+        return redirect(found)
+    messages.success(request, f"The dataset {found.name} is deleted.")
+    return redirect("dataset_list", found.project_id)
+
+
+@require_http_methods(["GET", "POST"])
+def generate(request: SignedInRequest, pk: int) -> HttpResponse:
+    found = access.get_dataset(request.user, pk, role=Role.TRAINER)
+    form = GenerateForm(request.POST or None, project=found.project)
+    if form.is_valid():
+        try:
+            return redirect(services.start_generation(actor=request.user, dataset=found, **form.arguments))
+        except services.DatasetError as error:
+            form.add_error(None, str(error))
+    has_documents = form.fields["documents"].queryset.exists()  # type: ignore[attr-defined]  # a model field
+    return render(request, "datasets/generate.html", _context(found) | {"form": form, "has_documents": has_documents})
+
+
+@require_GET
+def generation(request: SignedInRequest, pk: int) -> HttpResponse:
+    return render(request, "datasets/generation.html", _generation_context(request, pk))
+
+
+@require_GET
+def generation_body(request: SignedInRequest, pk: int) -> HttpResponse:
+    return render(request, "datasets/generation.html#body", _generation_context(request, pk))
+
+
+@require_http_methods(["GET", "POST"])
+def import_examples(request: SignedInRequest, pk: int) -> HttpResponse:
+    """Preview first; with `confirm` the file is kept and read in the background."""
+    found = access.get_dataset(request.user, pk, role=Role.TRAINER)
+    form = ImportForm(request.POST or None, request.FILES or None)
+    preview: list[formats.Row | formats.RowError] = []
+    if form.is_valid():
+        if "confirm" in request.POST:
+            file, text = form.cleaned_data["file"], form.cleaned_data["text"]
+            return redirect(
+                services.import_examples(
+                    actor=request.user,
+                    dataset=found,
+                    name=file.name if file else "pasted text",
+                    format=form.cleaned_data["format"],
+                    blocks=file.chunks() if file else [text.encode()],
+                )
+            )
+        preview = list(islice(formats.read_rows(_head(form), form.cleaned_data["format"]), PREVIEW_ROWS))
+    return render(request, "datasets/import.html", _context(found) | {"form": form, "preview": preview})
+
+
+@require_GET
+def import_batch(request: SignedInRequest, pk: int) -> HttpResponse:
+    return render(request, "datasets/import_batch.html", _import_context(request, pk))
+
+
+@require_GET
+def import_batch_body(request: SignedInRequest, pk: int) -> HttpResponse:
+    return render(request, "datasets/import_batch.html#body", _import_context(request, pk))
+
+
+@require_http_methods(["GET", "POST"])
+def example_write(request: SignedInRequest, pk: int) -> HttpResponse:
+    """Write one by hand: a conversation, or with `?kind=preference` a pair."""
+    found = access.get_dataset(request.user, pk, role=Role.TRAINER)
+    is_pair = request.GET.get("kind") == "preference"
+    form = (PreferenceForm if is_pair else ConversationForm)(request.POST or None)
+    if form.is_valid():
+        try:
+            made = example_services.write_example(actor=request.user, dataset=found, content=form.content)
+            messages.success(request, "The example is kept. It waits for review like every other.")
+            return redirect(made)
+        except services.DatasetError as error:
+            form.add_error(None, str(error))
+    return render(request, "datasets/example_form.html", _context(found) | {"form": form, "is_pair": is_pair})
+
+
+@require_http_methods(["GET", "POST"])
+def seal(request: SignedInRequest, pk: int) -> HttpResponse:
+    """What a version would be, then seal it."""
+    found = access.get_dataset(request.user, pk, role=Role.TRAINER)
+    form = SealForm(request.POST or None)
+    if form.is_valid() and "confirm" in request.POST:
+        try:
+            return redirect(services.seal_version(actor=request.user, dataset=found, **form.cleaned_data))
+        except services.DatasetError as error:
+            form.add_error(None, str(error))
+    shares = form.cleaned_data if form.is_valid() else {"validation_share": 0.1, "recall_share": 1.0}
+    rows = sealing.approved_rows(found)
+    split = sealing.split_rows(rows, shares["validation_share"], shares["recall_share"])
+    context = _context(found) | {"form": form, "counts": sealing.count_rows(split)}
+    return render(request, "datasets/seal.html", context)
+
+
+@require_GET
+def version(request: SignedInRequest, pk: int) -> HttpResponse:
+    return render(request, "datasets/version.html", _version_context(request, pk))
+
+
+@require_GET
+def version_body(request: SignedInRequest, pk: int) -> HttpResponse:
+    return render(request, "datasets/version.html#body", _version_context(request, pk))
+
+
+@require_GET
+def version_download(request: SignedInRequest, pk: int, format: str) -> HttpResponseBase:
+    """The sealed file as Parquet, or its trained rows as JSON Lines."""
+    found = access.get_version(request.user, pk)
+    if not found.is_sealed:
+        messages.error(request, "The version is not sealed yet.")
+        return redirect(found)
+    name = f"{found.dataset.name}-v{found.number}".replace(" ", "-").lower()
+    if format == "parquet":
+        return FileResponse(found.file_path.open("rb"), as_attachment=True, filename=f"{name}.parquet")
+    split = request.GET.get("split", "train")
+    response = StreamingHttpResponse(_lines(found, split), content_type="application/jsonl")
+    response["Content-Disposition"] = f'attachment; filename="{name}-{split if split.isalpha() else "all"}.jsonl"'
+    return response
+
+
+def _lines(found: DatasetVersion, split: str) -> Iterator[str]:
+    with pyarrow.parquet.ParquetFile(found.file_path) as file:
+        for batch in file.iter_batches(1000):
+            for row in batch.to_pylist():
+                if split not in ("all", row["split"]):
+                    continue
+                if row["kind"] == "chat":
+                    yield formats.to_messages_line(row["messages"])
+                else:
+                    yield formats.to_preference_line(row["prompt"], row["chosen"], row["rejected"])
+
+
+def _head(form: ImportForm) -> io.StringIO:
+    """The beginning of what is to be imported, enough for a preview."""
+    file = form.cleaned_data["file"]
+    if not file:
+        return io.StringIO(form.cleaned_data["text"])
+    head = file.read(PREVIEW_CHARACTERS).decode("utf-8-sig", errors="replace")
+    file.seek(0)
+    is_cut = file.size > PREVIEW_CHARACTERS and not head.lstrip().startswith("[")
+    return io.StringIO(head.rpartition("\n")[0] if is_cut else head)
+
+
+def _context(found: Dataset) -> dict[str, object]:
+    return {"dataset": found, "project": found.project, "section": "datasets"}
+
+
+def _generation_context(request: SignedInRequest, pk: int) -> dict[str, object]:
+    found = access.get_generation(request.user, pk)
+    outcomes = found.outcomes.select_related("document")
+    chosen = request.GET.get("outcome", "")
+    return _context(found.dataset) | {
+        "generation": found,
+        "documents": found.documents.all(),
+        "made": found.examples.count(),
+        "sums": outcomes.order_by().values("outcome").annotate(count=Count("pk")),
+        "outcome": chosen,
+        "page": Paginator(outcomes.filter(outcome=chosen) if chosen else outcomes, 100).get_page(
+            request.GET.get("page")
+        ),
+    }
+
+
+def _import_context(request: SignedInRequest, pk: int) -> dict[str, object]:
+    found = access.get_import(request.user, pk)
+    return _context(found.dataset) | {"batch": found}
+
+
+def _version_context(request: SignedInRequest, pk: int) -> dict[str, object]:
+    found = access.get_version(request.user, pk)
+    split = request.GET.get("split", "")
+    entries = found.entries.select_related("example", "text")
+    reviewers = found.entries.values("example__decided_by").distinct().count()
+    return _context(found.dataset) | {
+        "version": found,
+        "split": split,
+        "reviewers": reviewers,
+        "page": Paginator(entries.filter(split=split) if split else entries, 50).get_page(request.GET.get("page")),
+        "may_train": has_role(request.user, found.dataset.project, Role.TRAINER),
+    }

@@ -1,0 +1,128 @@
+"""Documents: upload, list, read, parse again, delete."""
+
+from django.conf import settings
+from django.contrib import messages
+from django.core.paginator import Paginator
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_GET, require_POST
+
+from datasets_app.access import get_document
+from datasets_app.engine.tables import cells
+from datasets_app.models import Document
+from datasets_app.services import documents as services
+from finetune_site.projects.access import SignedInRequest, get_project, has_role
+from finetune_site.projects.models import Role
+
+ELEMENTS_PER_PAGE = 150
+CHUNKS_PER_PAGE = 20
+
+
+@require_GET
+def document_list(request: SignedInRequest, project: int) -> HttpResponse:
+    of = get_project(request.user, project)
+    documents = Document.objects.filter(project=of).select_related("job", "uploaded_by")
+    context = {
+        "project": of,
+        "section": "documents",
+        "page": Paginator(documents, 50).get_page(request.GET.get("page")),
+        "may_upload": has_role(request.user, of, Role.TRAINER),
+        "max_mb": settings.UPLOAD_MAX_BYTES // 2**20,
+        "max_files": settings.UPLOAD_MAX_FILES,
+    }
+    return render(request, "datasets/document_list.html", context)
+
+
+@require_POST
+def document_upload(request: SignedInRequest, project: int) -> HttpResponse:
+    """Several files as a form, or one at a time from the page's script, which wants the new row back."""
+    of = get_project(request.user, project, role=Role.TRAINER)
+    files = request.FILES.getlist("files")
+    if len(files) > settings.UPLOAD_MAX_FILES:
+        messages.error(request, f"At most {settings.UPLOAD_MAX_FILES} files at once. Upload the rest afterwards.")
+        return redirect("document_list", project)
+    results = []
+    for file in files:
+        try:
+            done = services.upload_document(
+                actor=request.user, project=of, name=file.name or "", blocks=file.chunks(2**20)
+            )
+            results.append({"name": file.name, "document": done.document, "is_new": done.is_new})
+        except services.DocumentError as error:
+            results.append({"name": file.name, "error": str(error)})
+    if request.headers.get("X-Requested-With") == "fetch":
+        return render(request, "datasets/upload_result.html", {"results": results})
+    for result in results:
+        _tell(request, result)
+    return redirect("document_list", project)
+
+
+@require_GET
+def document(request: SignedInRequest, pk: int) -> HttpResponse:
+    return render(request, "datasets/document.html", _context(request, pk))
+
+
+@require_GET
+def document_body(request: SignedInRequest, pk: int) -> HttpResponse:
+    return render(request, "datasets/document.html#body", _context(request, pk))
+
+
+@require_GET
+def document_chunks(request: SignedInRequest, pk: int) -> HttpResponse:
+    found = get_document(request.user, pk)
+    page = Paginator(found.chunks.all(), CHUNKS_PER_PAGE).get_page(request.GET.get("page"))
+    context = {"document": found, "project": found.project, "section": "documents", "page": page}
+    return render(request, "datasets/document_chunks.html", context)
+
+
+@require_POST
+def document_parse(request: SignedInRequest, pk: int) -> HttpResponse:
+    found = get_document(request.user, pk, role=Role.TRAINER)
+    try:
+        services.parse_again(actor=request.user, document=found)
+    except services.DocumentError as error:
+        messages.error(request, str(error))
+    return redirect(found)
+
+
+@require_POST
+def document_delete(request: SignedInRequest, pk: int) -> HttpResponse:
+    found = get_document(request.user, pk, role=Role.OWNER)
+    try:
+        services.delete_document(actor=request.user, document=found)
+    except services.DocumentError as error:
+        messages.error(request, str(error))
+        return redirect(found)
+    messages.success(request, f"{found.name} is deleted.")
+    return redirect("document_list", found.project_id)
+
+
+def _tell(request: SignedInRequest, result: dict[str, object]) -> None:
+    if "error" in result:
+        messages.error(request, str(result["error"]))
+    elif result["is_new"]:
+        messages.success(request, f"{result['name']} is uploaded and being parsed.")
+    else:
+        messages.info(request, f"The project already has this content as “{result['document']}”.")
+
+
+def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
+    found = get_document(request.user, pk)
+    kept = found.elements.all()
+    chosen = request.GET.get("only", "")
+    if chosen.isdecimal():
+        kept = kept.filter(page=int(chosen))
+    page = Paginator(kept, ELEMENTS_PER_PAGE).get_page(request.GET.get("page"))
+    for element in page.object_list:
+        # The table is drawn from its cells: a document's own markup never reaches the page.
+        element.rows = cells(element.html) if element.html else None
+    return {
+        "document": found,
+        "project": found.project,
+        "section": "documents",
+        "page": page,
+        "only": chosen,
+        "headings": found.elements.filter(kind="title").values("index", "text", "depth", "page")[:200],
+        "may_parse": has_role(request.user, found.project, Role.TRAINER),
+        "may_delete": has_role(request.user, found.project, Role.OWNER),
+    }

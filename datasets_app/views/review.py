@@ -1,0 +1,187 @@
+"""Review: one example beside its source, judged by keyboard; the list; decisions in bulk; an example's history."""
+
+from urllib.parse import urlencode
+
+from django.contrib import messages
+from django.core.paginator import Paginator
+from django.db.models import Count
+from django.http import HttpResponse, QueryDict
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from datasets_app import access
+from datasets_app.forms import ConversationForm, PreferenceForm, TurnsForm
+from datasets_app.models import Dataset, Document, Example, State
+from datasets_app.models.examples import ExampleQuerySet, Kind, Origin
+from datasets_app.services import examples as services
+from datasets_app.services.datasets import DatasetError
+from finetune_site.projects.access import SignedInRequest, has_role
+from finetune_site.projects.models import Role
+
+FILTERS = ("state", "document", "origin", "text")
+
+
+@require_GET
+def review(request: SignedInRequest, pk: int) -> HttpResponse:
+    """The first example of the filter, or the one after `?after=`; drafts unless the filter says otherwise."""
+    return render(request, "datasets/review.html", _review_context(request, pk))
+
+
+@require_GET
+def review_card(request: SignedInRequest, pk: int) -> HttpResponse:
+    return render(request, "datasets/review.html#card", _review_context(request, pk))
+
+
+@require_POST
+def example_judge(request: SignedInRequest, pk: int) -> HttpResponse:
+    """Judge and show the next one."""
+    example = access.get_example(request.user, pk, role=Role.REVIEWER)
+    try:
+        services.judge(
+            actor=request.user,
+            example=example,
+            verdict=request.POST.get("verdict", ""),
+            reason=request.POST.get("reason", ""),
+        )
+    except DatasetError as error:
+        messages.error(request, str(error))
+    return _next(request, example.dataset_id, after=example.pk)
+
+
+@require_POST
+def review_undo(request: SignedInRequest, pk: int) -> HttpResponse:
+    """Take one's last decision back and show that example again."""
+    dataset = access.get_dataset(request.user, pk, role=Role.REVIEWER)
+    example = services.undo(actor=request.user, dataset=dataset)
+    if example is None:
+        messages.info(request, "There is no decision of yours to take back.")
+        return _next(request, pk)
+    return _next(request, pk, show=example.pk)
+
+
+@require_GET
+def example_list(request: SignedInRequest, pk: int) -> HttpResponse:
+    dataset = access.get_dataset(request.user, pk)
+    chosen = _chosen(dataset, request.GET)
+    context = _context(request, dataset) | {
+        "page": Paginator(chosen.select_related("text", "decided_by"), 50).get_page(request.GET.get("page")),
+        "count": chosen.count(),
+        "filter": {name: request.GET.get(name, "") for name in FILTERS},
+        "query": _query(request.GET),
+    }
+    return render(request, "datasets/example_list.html", context)
+
+
+@require_POST
+def judge_all(request: SignedInRequest, pk: int) -> HttpResponse:
+    """Decide on everything the filter shows; `count` is what the person saw and must still hold."""
+    dataset = access.get_dataset(request.user, pk, role=Role.REVIEWER)
+    chosen, verdict = _chosen(dataset, request.POST), request.POST.get("verdict", "")
+    back = f"{reverse('example_list', args=[pk])}?{_query(request.POST)}"
+    if verdict not in (State.APPROVED, State.REJECTED):
+        messages.error(request, "Choose whether to approve or reject.")
+    elif request.POST.get("count") != str(chosen.count()):
+        messages.error(request, f"Meanwhile the filter finds {chosen.count()} examples. Look again, then decide.")
+    else:
+        count = services.judge_all(actor=request.user, dataset=dataset, examples=chosen, verdict=verdict)
+        messages.success(request, f"{count} examples are {verdict}.")
+    return redirect(back)
+
+
+@require_GET
+def example(request: SignedInRequest, pk: int) -> HttpResponse:
+    found = access.get_example(request.user, pk)
+    context = _context(request, found.dataset) | {
+        "example": found,
+        "texts": found.texts.select_related("author"),
+        "decisions": found.decisions.select_related("by", "text"),
+    }
+    return render(request, "datasets/example.html", context)
+
+
+@require_http_methods(["GET", "POST"])
+def example_edit(request: SignedInRequest, pk: int) -> HttpResponse:
+    found = access.get_example(request.user, pk, role=Role.REVIEWER)
+    form = _edit_form(found, request.POST or None)
+    if form.is_valid():
+        try:
+            services.edit_example(actor=request.user, example=found, content=form.content)
+            back = f"{reverse('review', args=[found.dataset_id])}?{_query(request.GET)}&show={found.pk}"
+            return redirect(back if "review" in request.GET else found.get_absolute_url())
+        except DatasetError as error:
+            form.add_error(None, str(error))
+    context = _context(request, found.dataset) | {"form": form, "example": found, "query": request.GET.urlencode()}
+    return render(request, "datasets/example_form.html", context)
+
+
+def _edit_form(found: Example, typed: QueryDict | None) -> "ConversationForm | PreferenceForm | TurnsForm":
+    """The form that fits an example, filled with its current text."""
+    assert found.text is not None
+    if found.kind == Kind.PREFERENCE:
+        return PreferenceForm(typed, initial=found.text.content)
+    turns = found.text.messages
+    roles = [message["role"] for message in turns]
+    if roles in (["user", "assistant"], ["system", "user", "assistant"]):
+        system = turns[0]["content"] if roles[0] == "system" else ""
+        initial = {"system": system, "question": turns[-2]["content"], "answer": turns[-1]["content"]}
+        return ConversationForm(typed, initial=initial)
+    return TurnsForm(typed, messages=turns)
+
+
+def _chosen(dataset: Dataset, query: QueryDict) -> ExampleQuerySet:
+    return dataset.examples.all().chosen_by(**{name: str(query.get(name, "")) for name in FILTERS})
+
+
+def _query(query: QueryDict) -> str:
+    return urlencode({name: query[name] for name in FILTERS if query.get(name)})
+
+
+def _next(request: SignedInRequest, dataset: int, *, after: int = 0, show: int = 0) -> HttpResponse:
+    """The review page at its next example: the card alone for htmx, the whole page for a plain form."""
+    place = {"after": after} if after else {"show": show} if show else {}
+    query = urlencode({**{name: request.POST[name] for name in FILTERS if request.POST.get(name)}, **place})
+    if request.headers.get("HX-Request"):
+        request.GET = QueryDict(query)  # type: ignore[assignment]  # the card is that of the next address
+        return render(request, "datasets/review.html#card", _review_context(request, dataset))
+    return redirect(f"{reverse('review', args=[dataset])}?{query}")
+
+
+def _review_context(request: SignedInRequest, pk: int) -> dict[str, object]:
+    dataset = access.get_dataset(request.user, pk)
+    chosen = _chosen(dataset, request.GET)
+    if "state" not in request.GET:
+        chosen = chosen.filter(state=State.DRAFT)
+    example = _at(dataset, chosen, request.GET)
+    states = dict(dataset.examples.values_list("state").annotate(count=Count("pk")))
+    total = sum(states.values())
+    return _context(request, dataset) | {
+        "example": example,
+        "previous": chosen.filter(pk__lt=example.pk).order_by("-pk").first() if example else None,
+        "left": states.get(State.DRAFT, 0),
+        "judged": total - states.get(State.DRAFT, 0),
+        "total": total,
+        "filter": {name: request.GET.get(name, "") for name in FILTERS},
+        "query": _query(request.GET),
+    }
+
+
+def _at(dataset: Dataset, chosen: ExampleQuerySet, query: QueryDict) -> Example | None:
+    rows = Example.objects.select_related("text", "chunk", "document", "decided_by", "author")
+    if query.get("show", "").isdecimal():
+        return rows.filter(dataset=dataset, pk=int(query["show"])).first()
+    after = int(query["after"]) if query.get("after", "").isdecimal() else 0
+    first = chosen.filter(pk__gt=after).order_by("pk").first() or chosen.order_by("pk").first()
+    return rows.get(pk=first.pk) if first else None
+
+
+def _context(request: SignedInRequest, dataset: Dataset) -> dict[str, object]:
+    return {
+        "dataset": dataset,
+        "project": dataset.project,
+        "section": "datasets",
+        "states": State.choices,
+        "origins": Origin.choices,
+        "documents": Document.objects.filter(examples__dataset=dataset).distinct().order_by("name"),
+        "may_judge": has_role(request.user, dataset.project, Role.REVIEWER),
+    }
