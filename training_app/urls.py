@@ -1,3 +1,24 @@
-from django.urls import URLPattern
+from django.urls import path
 
-urlpatterns: list[URLPattern] = []
+from training_app.views import chat, evaluations, overview, runs
+
+urlpatterns = [
+    path("projects/<int:pk>/", overview.project, name="project"),
+    path("models/", overview.base_models, name="base_models"),
+    path("projects/<int:project>/runs/", runs.run_list, name="run_list"),
+    path("projects/<int:project>/runs/new", runs.run_create, name="run_create"),
+    path("runs/<int:pk>/", runs.run, name="run"),
+    path("runs/<int:pk>/body", runs.run_body, name="run_body"),
+    path("runs/<int:pk>/metrics.json", runs.run_metrics, name="run_metrics"),
+    path("runs/<int:pk>/log", runs.run_log, name="run_log"),
+    path("runs/<int:pk>/spec.json", runs.run_spec, name="run_spec"),
+    path("runs/<int:pk>/start", runs.run_start, name="run_start"),
+    path("runs/<int:pk>/stop", runs.run_stop, name="run_stop"),
+    path("runs/<int:pk>/resume", runs.run_resume, name="run_resume"),
+    path("runs/<int:pk>/evaluate", evaluations.evaluation_create, name="evaluation_create"),
+    path("evaluations/<int:pk>/", evaluations.evaluation, name="evaluation"),
+    path("evaluations/<int:pk>/body", evaluations.evaluation_body, name="evaluation_body"),
+    path("runs/<int:pk>/chat/", chat.chat, name="chat"),
+    path("runs/<int:pk>/chat/ask", chat.chat_ask, name="chat_ask"),
+    path("runs/<int:pk>/chat/turns", chat.chat_turns, name="chat_turns"),
+]

@@ -3,6 +3,7 @@
 Each task lives in the module of its name and is imported only when it is asked for, because PyTorch takes seconds.
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -19,10 +20,8 @@ def main(argv: list[str]) -> int:
         print("usage: python -m training_app.engine spec.json", file=sys.stderr)  # noqa: T201
         return 2
     fields: dict[str, Any] = {}
-    try:
+    with contextlib.suppress(InputError):  # said again below, on the channel
         fields = load_json(argv[0])
-    except InputError:
-        pass  # said again below, on the channel
     return run(lambda channel: _dispatch(channel, Path(argv[0])), result_path=_result_path(fields))
 
 

@@ -10,7 +10,7 @@ from training_app.engine.template import render
 
 
 def end_tokens(tokenizer: Any) -> list[int]:
-    """Tokens at which an answer ends: the tokenizer's own end and what the template writes after an assistant's turn."""
+    """Tokens at which an answer ends: the tokenizer's own end and the one the template writes after a turn."""
     asked = [{"role": "user", "content": "a"}]
     answered = [*asked, {"role": "assistant", "content": "b"}]
     tail = render(tokenizer, answered)[len(render(tokenizer, asked, ask=True)) :]

@@ -14,6 +14,8 @@ import torch
 
 from training_app.engine.template import Tokens
 
+IGNORED = -100  # a target that adds nothing to the cross-entropy
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -27,8 +29,14 @@ class Batch:
     row_tokens: int  # tokens of the rows, the shared beginning counted for each
 
     def to(self, device: torch.device) -> "Batch":
-        moved = (self.input_ids, self.position_ids, self.attention_mask, self.sources, self.targets)
-        return Batch(*(tensor.to(device) for tensor in moved), self.row_tokens)
+        return Batch(
+            self.input_ids.to(device),
+            self.position_ids.to(device),
+            self.attention_mask.to(device),
+            self.sources.to(device),
+            self.targets.to(device),
+            self.row_tokens,
+        )
 
 
 def steps_per_epoch(row_count: int, batch_rows: int) -> int:
@@ -45,22 +53,27 @@ def step_rows(row_count: int, batch_rows: int, seed: int, step: int) -> list[int
     return order[place * batch_rows : (place + 1) * batch_rows]
 
 
-def micro_batches(rows: list[Tokens], token_limit: int, share_prefix: bool = True) -> Iterator[Batch]:
+def micro_batches(
+    rows: list[Tokens], token_limit: int, share_prefix: bool = True, multiple: int = 1
+) -> Iterator[Batch]:
     """Lay rows together, at most `token_limit` tokens at once unless one row alone is longer."""
     group: list[Tokens] = []
     size = 0
     # Rows of like length together: a mask of unlike rows wastes more attention.
     for row in sorted(rows, key=lambda row: len(row.ids), reverse=True):
         if group and size + len(row.ids) > token_limit:
-            yield lay_out(group, share_prefix)
+            yield lay_out(group, share_prefix, multiple)
             group, size = [], 0
         group.append(row)
         size += len(row.ids)
-    yield lay_out(group, share_prefix)
+    yield lay_out(group, share_prefix, multiple)
 
 
-def lay_out(rows: list[Tokens], share_prefix: bool = True) -> Batch:
-    """One sequence of all rows: the prefix they share, then the rest of each."""
+def lay_out(rows: list[Tokens], share_prefix: bool = True, multiple: int = 1) -> Batch:
+    """One sequence of all rows: the prefix they share, then the rest of each.
+
+    `multiple` rounds the sequence and the trained tokens up with filler that counts for nothing.
+    """
     prefix = shared_prefix([row.ids for row in rows]) if share_prefix and len(rows) > 1 else 0
     ids = list(rows[0].ids[:prefix])
     positions = list(range(prefix))
@@ -77,6 +90,11 @@ def lay_out(rows: list[Tokens], share_prefix: bool = True) -> Batch:
         ids += row.ids[prefix:]
         positions += range(prefix, len(row.ids))
         owners += [number] * (len(row.ids) - prefix)
+    filler = -len(ids) % multiple
+    ids += ids[-1:] * filler
+    positions += [0] * filler
+    owners += [len(rows)] * filler
+    sources, targets = sources + [0] * (-len(sources) % multiple), targets + [IGNORED] * (-len(targets) % multiple)
     owner = torch.tensor(owners)
     mask = ((owner[:, None] == owner[None, :]) | (owner[None, :] == -1)).tril()
     return Batch(

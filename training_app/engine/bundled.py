@@ -6,6 +6,7 @@ The package holds one GGUF file. Reading it back into safetensors needs two repa
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 from finetune_site.lib.channel import InputError, write_json
 
@@ -40,7 +41,7 @@ def convert(out_dir: Path) -> None:
     gguf = find_gguf()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     tokenizer.model_max_length = CONTEXT_LENGTH  # GGUF import leaves 1e18
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
     # The weights are plain float32 by now, yet the model still counts as quantised and would refuse to be saved.

@@ -15,28 +15,33 @@ from peft.tuners.lora.dora import DoraLinearLayer
 class FactoredDora(Linear):
     """PEFT's LoRA layer for one DoRA adapter named `default` without dropout, computed the short way."""
 
+    _frozen_squares: torch.Tensor | None = None
+
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        plain = self.base_layer(x, *args, **kwargs)
+        base: Any = self.base_layer
+        plain: torch.Tensor = base(x, *args, **kwargs)
         update = self.lora_B["default"](self.lora_A["default"](x)) * self.scaling["default"]
-        scale = self.lora_magnitude_vector["default"].weight / self._row_lengths()
-        if self.base_layer.bias is None:
-            return (plain + update) * scale.to(plain.dtype)
-        bias = self.base_layer.bias
-        return (plain - bias + update) * scale.to(plain.dtype) + bias
+        magnitude: Any = self.lora_magnitude_vector["default"].weight
+        scale = (magnitude / self._row_lengths()).to(plain.dtype)
+        if base.bias is None:
+            return (plain + update) * scale
+        return (plain - base.bias + update) * scale + base.bias
 
     @torch.no_grad()
     def _row_lengths(self) -> torch.Tensor:
         """Length of every row of W + sBA; a constant to the gradient (section 4.3 of the paper)."""
-        weight = self.base_layer.weight
-        down, up = self.lora_A["default"].weight, self.lora_B["default"].weight
-        if not hasattr(self, "_frozen_squares"):
+        base: Any = self.base_layer
+        weight: torch.Tensor = base.weight
+        down: Any = self.lora_A["default"].weight
+        up: Any = self.lora_B["default"].weight
+        if self._frozen_squares is None:
             self._frozen_squares = weight.float().square().sum(dim=1)
         scaling = self.scaling["default"]
         with torch.autocast(weight.device.type, enabled=False):
             mixed = (weight @ down.to(weight.dtype).T).float()
             squares = self._frozen_squares + 2 * scaling * (up * mixed).sum(dim=1)
             squares += scaling**2 * ((up @ (down @ down.T)) * up).sum(dim=1)
-        return squares.clamp_min(1e-12).sqrt()
+        return torch.sqrt(squares.clamp_min(1e-12))
 
 
 def speed_up(model: Any) -> None:

@@ -66,16 +66,14 @@ def adapter_parameters(spec: _RunSpec, config: Any) -> int:
         adapted = get_peft_model(
             model, LoraConfig(task_type="CAUSAL_LM", r=spec.rank, lora_alpha=spec.alpha, target_modules=spec.targets)
         )
-    layers = [module for module in adapted.modules() if hasattr(module, "lora_A")]
+    layers: list[Any] = [module for module in adapted.modules() if hasattr(module, "lora_A")]
     count = sum(p.numel() for layer in layers for name, p in layer.named_parameters() if "lora_" in name)
     if spec.method == "dora":
         count += sum(layer.out_features for layer in layers)
     return count
 
 
-def _memory(
-    spec: _RunSpec, lesson: Lesson, machine: Machine, config: Any, parameters: int, trainable: int
-) -> int:
+def _memory(spec: _RunSpec, lesson: Lesson, machine: Machine, config: Any, parameters: int, trainable: int) -> int:
     """Bytes at the peak of a step."""
     text = config.get_text_config()
     half = machine.dtype == torch.bfloat16

@@ -125,7 +125,7 @@ def _judge(index: int, question: Question, base: str, tuned: str) -> dict[str, A
 
 
 def _sum(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """How many were asked, how many each model had right, what the base had right and the tuned kept, mean F1 and ROUGE-L."""
+    """How many were asked, how many each had right, what the base had right and the tuned kept, mean F1 and ROUGE-L."""
     means = {
         name: round(sum(row[name] for row in rows) / len(rows), 4)
         for name in ("base_f1", "tuned_f1", "base_rouge_l", "tuned_rouge_l")

@@ -55,7 +55,9 @@ def load_lesson(spec: _RunSpec) -> Lesson:
 def _warnings(train: list[Tokens], validation: list[Tokens], spec: _RunSpec) -> list[str]:
     found = []
     if cut := sum(row.truncated for row in (*train, *validation)):
-        found.append(f"{cut} rows are longer than {spec.max_length} tokens and lose their end. Raise max_length to keep it.")
+        found.append(
+            f"{cut} rows are longer than {spec.max_length} tokens and lose their end. Raise max_length to keep it."
+        )
     if not validation:
         found.append("There are no validation rows: nothing will show when the model stops generalising.")
     if len(train) < spec.batch_rows:

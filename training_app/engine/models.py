@@ -18,7 +18,7 @@ def load_base(base_dir: str | Path, device: torch.device, dtype: torch.dtype = t
 
     if not (Path(base_dir) / "config.json").exists():
         raise InputError("The base model's folder is missing or not prepared. Prepare the base model first.")
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         base_dir, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
     )
     return model.to(device)

@@ -51,7 +51,11 @@ def check_folder(folder: Path) -> Path:
         raise InputError(f"The model folder {folder} has no config.json. Choose a folder in the Hugging Face layout.")
     if not list(folder.glob("*.safetensors")):
         pickles = [path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))]
-        why = f" Pickled weights ({', '.join(pickles[:3])}) are never loaded: convert them to safetensors." if pickles else ""
+        why = (
+            f" Pickled weights ({', '.join(pickles[:3])}) are never loaded: convert them to safetensors."
+            if pickles
+            else ""
+        )
         raise InputError(f"The model folder {folder} has no .safetensors file.{why}")
     for index in folder.glob("*.safetensors.index.json"):
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())

@@ -1,4 +1,4 @@
-"""Task `preview`: a run looked at before it starts. Its tokens, its first batch, its memory, its time; no weight is loaded.
+"""Task `preview`: a run looked at before it starts: its tokens, first batch, memory and time. No weight is loaded.
 
 It refuses what the run would refuse, with the same sentences, because it reads the rows through the same code.
 """
@@ -48,8 +48,8 @@ def preview(spec: PreviewSpec, channel: Channel) -> dict[str, Any]:
         "first_batch": [pieces(lesson.tokenizer, row) for row in first[:SHOWN_ROWS]],
         "first_batch_rows": len(first),
         "template_proof": (
-            f"In {len(rows)} of {len(rows)} rows the trained tokens decode to exactly the assistant's words and the token "
-            "that ends the turn, and the question alone is cut into the same tokens as in training."
+            f"In {len(rows)} of {len(rows)} rows the trained tokens decode to exactly the assistant's words and the "
+            "token that ends the turn, and the question alone is cut into the same tokens as in training."
         ),
         "warnings": [*lesson.warnings, *expected.warnings],
     }

@@ -4,7 +4,7 @@ import math
 
 
 def rate_share(step: int, total: int, warmup_share: float, scheduler: str) -> float:
-    """Share of the full learning rate in step `step` (from 0) of `total`: a linear rise, then the chosen fall to zero."""
+    """Share of the full learning rate in step `step` (from 0) of `total`: a linear rise, then the fall to zero."""
     warmup = round(total * warmup_share)
     if step < warmup:
         return (step + 1) / (warmup + 1)

@@ -46,6 +46,6 @@ def rouge_l(answer: str, reference: str) -> float:
 
 
 def tokens(text: str) -> list[str]:
-    """Words and numbers, lower-cased; a decimal number stays one token, a unit glued to its number is parted from it."""
+    """Words and numbers, lower-cased; a decimal number is one token, a unit glued to its number is parted from it."""
     text = unicodedata.normalize("NFKC", text).lower()
     return re.findall(r"\d+(?:[.,:/-]\d+)*|[^\W\d_]+|[%°€$£]", text)

@@ -83,10 +83,10 @@ class _RunSpec:
         "Width of the trained matrices: more holds more facts.",
         Bounds(1, 1024, "wider than the model's own layers"),
     )
-    alpha: float = knob(
+    alpha: int = knob(
         32,
         "Scale of the trained matrices; usually once or twice the rank.",
-        Bounds(0.1, 8192, "the update would swamp the model"),
+        Bounds(1, 8192, "the update would swamp the model"),
     )
     dropout: float = knob(
         0.0,
@@ -221,7 +221,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 
 def knobs(method: str = "dora", preset: str = "balanced") -> dict[str, Any]:
     """Every knob's value under a preset and method: what a form starts from. Both names must exist."""
-    values = {item.name: item.default for item in fields(_RunSpec) if item.metadata}
+    values: dict[str, Any] = {item.name: item.default for item in fields(_RunSpec) if item.metadata}
     values |= PRESETS[preset].values
     if method == "full":
         values["learning_rate"] = values["learning_rate"] / 10

@@ -38,7 +38,9 @@ def load_tokenizer(base_dir: str) -> Any:
     if not tokenizer.chat_template:
         raise InputError("The base model has no chat template: choose an instruct or chat model.")
     if not tokenizer.is_fast:
-        raise InputError("The base model's tokenizer cannot tell where its tokens stand in the text; it needs a fast one.")
+        raise InputError(
+            "The base model's tokenizer cannot tell where its tokens stand in the text; it needs a fast one."
+        )
     return tokenizer
 
 
@@ -75,7 +77,8 @@ def tokenize_row(tokenizer: Any, row: Row, max_length: int) -> Tokens:
     # The first token has nothing before it to be predicted from.
     if not any(cut.trained[1:]):
         raise InputError(
-            f"Row {row.example_id}: its answer begins beyond max_length ({max_length} tokens). Raise max_length or shorten it."
+            f"Row {row.example_id}: its answer begins beyond max_length ({max_length} tokens). "
+            "Raise max_length or shorten the question."
         )
     return cut
 
@@ -115,12 +118,17 @@ def _prove_tokens(
     first = next(index for index, (left, right) in enumerate(offsets) if left >= start and right > left)
     if tokenizer(text[:start], add_special_tokens=False)["input_ids"] != ids[:first]:
         raise _unproved(row, "the question is cut into other tokens when an answer follows")
-    inside = [token for token, (left, right) in zip(ids, offsets, strict=True) if start <= left and right <= end and right > left]
+    inside = [
+        token
+        for token, (left, right) in zip(ids, offsets, strict=True)
+        if start <= left and right <= end and right > left
+    ]
     if tokenizer.decode(inside, clean_up_tokenization_spaces=False) != text[start:end]:
         raise _unproved(row, "its trained tokens do not decode to the answer")
 
 
 def _unproved(row: Row, why: str) -> InputError:
     return InputError(
-        f"Row {row.example_id}: which tokens are the answer cannot be proved: {why}. Choose another base model or edit the row."
+        f"Row {row.example_id}: which tokens are the answer cannot be proved: {why}. "
+        "Choose another base model or edit the row."
     )

@@ -24,7 +24,7 @@ from training_app.engine.checkpoints import Progress
 from training_app.engine.environment import describe_environment
 from training_app.engine.hardware import Machine, choose_machine, memory_bytes
 from training_app.engine.lesson import Lesson, load_lesson
-from training_app.engine.loss import layout_difference, mean_loss, summed_loss
+from training_app.engine.loss import layout_difference, length_multiple, mean_loss, summed_loss
 from training_app.engine.models import parameter_counts, save_trained, trainable
 from training_app.engine.rows import file_sha256
 from training_app.engine.schedule import rate_share
@@ -35,7 +35,16 @@ LOCK_WAIT_SECONDS = 60
 CHECKPOINT_SECONDS = 180
 VALIDATION_ROWS = 200
 # What may differ between a run's first start and its going on: places and pace, nothing that changes a number.
-FREE_FIELDS = {"run_dir", "base_dir", "base_name", "data_path", "threads", "keep_checkpoints", "checkpoint_every", "eval_every"}
+FREE_FIELDS = {
+    "run_dir",
+    "base_dir",
+    "base_name",
+    "data_path",
+    "threads",
+    "keep_checkpoints",
+    "checkpoint_every",
+    "eval_every",
+}
 
 
 def train(spec: TrainSpec, channel: Channel) -> dict[str, Any]:
@@ -126,7 +135,9 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
         epoch_losses = [*epoch_losses[-lesson.steps_per_epoch + 1 :], loss] if lesson.steps_per_epoch > 1 else [loss]
         is_last = progress.step == lesson.total_steps
         if lesson.validation and (is_last or progress.step % (spec.eval_every or lesson.steps_per_epoch) == 0):
-            validation_loss = mean_loss(_inner(model), lesson.validation[:VALIDATION_ROWS], machine, token_limit, share_prefix)
+            validation_loss = mean_loss(
+                _inner(model), lesson.validation[:VALIDATION_ROWS], machine, token_limit, share_prefix
+            )
             channel.emit("eval", step=progress.step, loss=validation_loss, perplexity=_perplexity(validation_loss))
         if channel.should_stop or (not is_last and _is_due(spec, progress.step, saved_at)):
             path = checkpoints.save(run_dir, model, optimizer, progress, spec.keep_checkpoints)
@@ -159,7 +170,7 @@ def _accumulate(model: Any, rows: list[Tokens], token_limit: int, share_prefix: 
     """Gradient of the mean loss over all trained tokens of a step, however many parts it is computed in."""
     trained_tokens = sum(sum(row.trained[1:]) for row in rows)
     total = 0.0
-    for batch in micro_batches(rows, token_limit, share_prefix):
+    for batch in micro_batches(rows, token_limit, share_prefix, length_multiple(machine)):
         loss = summed_loss(_inner(model), batch, machine) / trained_tokens
         loss.backward()
         total += float(loss.detach())
@@ -178,7 +189,9 @@ def _layout(spec: TrainSpec, model: Any, lesson: Lesson, machine: Machine, chann
     model.train()
     if difference < (0.05 if machine.dtype == torch.bfloat16 else 1e-3):
         return spec.micro_batch_tokens, True
-    channel.emit("warning", message="This model cannot read several rows in one sequence: it learns row by row, slower.")
+    channel.emit(
+        "warning", message="This model cannot read several rows in one sequence: it learns row by row, slower."
+    )
     return 0, False
 
 

@@ -1,0 +1,84 @@
+// The run page: the whole series from the server, then live points; a table beside the chart for those who do not see it.
+(() => {
+  const NAMES = ["loss", "validation_loss", "learning_rate", "tokens_per_second", "memory_bytes"];
+  const DIGITS = { loss: 4, validation_loss: 4, learning_rate: 6, tokens_per_second: 0 };
+  let holder = null, chart = null, steps = new Map(), timer = null;
+
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const show = (name, value) => (name === "memory_bytes" ? `${(value / 2 ** 30).toFixed(1)} GB` : value.toFixed(DIGITS[name] ?? 2));
+
+  function duration(seconds) {
+    const minutes = Math.floor(seconds / 60);
+    return minutes >= 60 ? `${Math.floor(minutes / 60)} h ${minutes % 60} min` : minutes ? `${minutes} min` : `${Math.round(seconds)} s`;
+  }
+
+  function take(points) {
+    for (const point of points) {
+      const kept = { ...steps.get(point.step), ...point };
+      steps.set(point.step, kept);
+      for (const name of NAMES) {
+        const cell = holder.querySelector(`[data-metric="${name}"]`);
+        if (cell && point[name] !== undefined && point[name] !== null) cell.textContent = show(name, point[name]);
+      }
+      const left = holder.querySelector('[data-metric="seconds_left"]');
+      if (left && point.seconds_left !== undefined && point.seconds_left !== null) left.textContent = point.seconds_left > 0 ? `about ${duration(point.seconds_left)} left` : "";
+    }
+    timer ??= setTimeout(draw, 150);
+  }
+
+  function draw() {
+    timer = null;
+    const order = [...steps.keys()].sort((a, b) => a - b);
+    const column = (name) => order.map((step) => steps.get(step)[name] ?? null);
+    const data = [order, column("loss"), column("validation_loss")];
+    const place = holder.querySelector("[data-chart]");
+    if (!chart && place && order.length) {
+      const axis = { stroke: colour("--tblr-secondary"), grid: { stroke: colour("--tblr-border-color"), width: 1 } };
+      chart = new uPlot({
+        width: place.clientWidth, height: 280, scales: { x: { time: false } }, axes: [{ ...axis, label: "step" }, axis],
+        series: [{ label: "step" }, { label: "loss", stroke: colour("--tblr-primary"), width: 2 },
+          { label: "validation loss", stroke: colour("--tblr-orange"), width: 2, spanGaps: true, points: { show: true, size: 7 } }],
+      }, data, place);
+    } else if (chart) chart.setData(data);
+    const body = holder.querySelector("[data-chart-table] tbody");
+    body.replaceChildren(...order.slice(-300).reverse().map((step) => {
+      const row = document.createElement("tr");
+      for (const text of [step, ...["loss", "validation_loss", "learning_rate"].map((name) => { const value = steps.get(step)[name]; return value == null ? "" : show(name, value); })]) {
+        const cell = document.createElement("td");
+        cell.textContent = text;
+        row.append(cell);
+      }
+      return row;
+    }));
+  }
+
+  async function load() {
+    const answer = await fetch(holder.dataset.runMetrics).catch(() => null);
+    if (answer?.ok) take((await answer.json()).points);
+  }
+
+  function begin() {
+    const found = document.querySelector("[data-run-metrics]");
+    if (!found || found === holder) return;
+    holder = found;
+    chart?.destroy();
+    chart = null;
+    load();
+  }
+
+  document.addEventListener("live:step", (event) => { if (holder && String(event.detail.job) === holder.dataset.runJob) take(event.detail.body.points); });
+  document.addEventListener("live:poll", () => { if (holder?.hasAttribute("data-run-active")) load(); });
+  document.addEventListener("live:resync", () => holder && load());
+  for (const kind of ["log", "checkpoint", "warning"]) {
+    document.addEventListener(`live:${kind}`, (event) => {
+      const list = document.querySelector("[data-run-events]");
+      if (!list || !holder || String(event.detail.job) !== holder.dataset.runJob) return;
+      const item = document.createElement("li");
+      item.textContent = event.detail.body.line ?? event.detail.body.message;
+      list.prepend(item);
+    });
+  }
+  document.addEventListener("htmx:afterSettle", begin);
+  document.addEventListener("DOMContentLoaded", begin);
+  addEventListener("resize", () => chart?.setSize({ width: holder.querySelector("[data-chart]").clientWidth, height: 280 }));
+})();

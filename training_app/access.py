@@ -1,0 +1,22 @@
+"""Who may see and act on runs. A stranger gets 404, a member below the role 403."""
+
+from django.contrib.auth.models import User
+from django.shortcuts import get_object_or_404
+
+from finetune_site.projects.access import require_role
+from finetune_site.projects.models import Role
+from training_app.models import Evaluation, Run
+
+
+def get_run(user: User, pk: int, *, role: Role = Role.VIEWER) -> Run:
+    runs = Run.objects.visible_to(user).select_related(
+        "project", "version__dataset", "base", "job", "preview_job", "created_by"
+    )
+    run = get_object_or_404(runs, pk=pk)
+    require_role(user, run.project, role)
+    return run
+
+
+def get_evaluation(user: User, pk: int) -> Evaluation:
+    evaluations = Evaluation.objects.filter(run__in=Run.objects.visible_to(user))
+    return get_object_or_404(evaluations.select_related("run__project", "run__base", "job"), pk=pk)

@@ -1,0 +1,39 @@
+"""Base models for operators to add; runs to look at. Runs start, stop and resume on their pages and as jobs."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+
+from training_app.models import BaseModel, Evaluation, Run
+
+
+@admin.register(BaseModel)
+class BaseModelAdmin(admin.ModelAdmin):
+    list_display = ["name", "title", "source", "location", "licence", "ready_at"]
+    readonly_fields = ["facts", "ready_at"]
+
+
+@admin.register(Run)
+class RunAdmin(admin.ModelAdmin):
+    list_display = ["name", "project", "version", "base", "method", "created_by", "created_at", "state"]
+    list_filter = ["method", "project"]
+    search_fields = ["name", "project__name"]
+    list_select_related = ["project", "version__dataset", "base", "created_by", "job"]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(Evaluation)
+class EvaluationAdmin(RunAdmin):
+    list_display = ["__str__", "created_by", "created_at", "summary"]
+    list_filter = []
+    search_fields = ["run__name"]
+    list_select_related = ["run", "created_by"]

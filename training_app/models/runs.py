@@ -1,0 +1,126 @@
+"""Base models, runs, and the series of numbers a run writes."""
+
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import AnonymousUser, User
+from django.db import models
+from django.urls import reverse
+from django.utils import timezone
+
+from datasets_app.models import DatasetVersion
+from finetune_site.jobs.models import Job, JobState
+from finetune_site.projects.models import Project
+
+
+class BaseModel(models.Model):
+    """A model that can be fine-tuned, named as Ollama names it. Operators add them; the bundled one is always there."""
+
+    BUNDLED, FOLDER, HUB = "bundled", "folder", "hub"
+
+    name = models.CharField(max_length=120, unique=True, help_text="As Ollama names it: smollm2:135m")
+    title = models.CharField(max_length=200)
+    source = models.CharField(
+        max_length=10,
+        choices=[(BUNDLED, "comes with the site"), (FOLDER, "local folder of safetensors"), (HUB, "Hugging Face")],
+    )
+    location = models.CharField(
+        max_length=300, blank=True, help_text="The folder's path, or owner/name on Hugging Face"
+    )
+    licence = models.CharField(max_length=80, blank=True)
+    facts = models.JSONField(default=dict, editable=False, help_text="What was read when it was made ready")
+    ready_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def folder(self) -> Path:
+        """Where the model lies once it is ready: safetensors and a tokenizer."""
+        return Path(settings.DATA_DIR) / "models" / str(self.pk)
+
+    @property
+    def is_ready(self) -> bool:
+        return self.ready_at is not None
+
+
+class RunQuerySet(models.QuerySet["Run"]):
+    def visible_to(self, user: User | AnonymousUser) -> "RunQuerySet":
+        return self.filter(project__in=Project.objects.visible_to(user))
+
+
+class Run(models.Model):
+    """One fine-tuning: which version, which base, which method and knobs, and what came of it."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="runs")
+    name = models.CharField(max_length=120)
+    version = models.ForeignKey(DatasetVersion, models.PROTECT, related_name="runs")
+    base = models.ForeignKey(BaseModel, models.PROTECT, related_name="runs")
+    method = models.CharField(max_length=10)
+    preset = models.CharField(max_length=20)
+    config = models.JSONField(help_text="Every knob's value")
+    is_evaluated_after = models.BooleanField(default=True)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now)
+    preview_job = models.OneToOneField(Job, models.SET_NULL, null=True, related_name="previewed_run")
+    preview = models.JSONField(default=dict)
+    job = models.OneToOneField(Job, models.SET_NULL, null=True, related_name="run")
+    chat_job = models.OneToOneField(Job, models.SET_NULL, null=True, related_name="chat_run")
+    started = models.JSONField(default=dict, help_text="What the engine said when it started")
+    result = models.JSONField(default=dict)
+
+    objects = RunQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("run", args=[self.pk])
+
+    @property
+    def folder(self) -> Path:
+        """Everything that made the model: spec, environment, log, checkpoints, weights, result."""
+        return Path(settings.DATA_DIR) / "runs" / str(self.pk)
+
+    @property
+    def state(self) -> str:
+        return self.job.state if self.job else "draft"
+
+    @property
+    def is_done(self) -> bool:
+        return self.state == JobState.SUCCEEDED
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What preview and training share; the engine's `TrainSpec` without its folder."""
+        return {
+            "data_path": str(self.version.file_path),
+            "data_sha256": self.version.sha256,
+            "base_dir": str(self.base.folder),
+            "base_name": self.base.name,
+            "method": self.method,
+            **self.config,
+        }
+
+
+class Metric(models.Model):
+    """One number of one step. An event that is delivered twice adds nothing."""
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="metrics")
+    step = models.PositiveIntegerField()
+    name = models.CharField(max_length=24)
+    value = models.FloatField()
+
+    class Meta:
+        ordering = ["step"]
+        constraints = [models.UniqueConstraint(fields=["run", "step", "name"], name="one_metric_per_step")]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.value} at step {self.step}"

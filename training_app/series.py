@@ -1,0 +1,72 @@
+"""A running training's numbers on their way into rows and pages: gathered for a moment, written together, each once."""
+
+import contextlib
+import time
+from typing import Any
+
+from django.db import InterfaceError, OperationalError
+
+from finetune_site.jobs.handle import Handle
+from finetune_site.jobs.queue import LeaseLost
+from training_app.models import Metric, Run
+
+NAMES = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes")
+FLUSH_SECONDS = 0.5
+
+
+class Series:
+    """Takes the engine's events in order."""
+
+    def __init__(self, handle: Handle, run: Run) -> None:
+        self._handle, self._run = handle, run
+        self._points: list[dict[str, Any]] = []
+        self._total = 0
+        self._flushed_at = 0.0
+
+    def take(self, event: dict[str, Any]) -> None:
+        """One event: a step or evaluation becomes metric rows, what people should know a line of the log."""
+        name = event["event"]
+        if name == "started":
+            self._start(event)
+        elif name == "step":
+            self._points.append({key: event[key] for key in ("step", "seconds_left", "epoch", *NAMES) if key in event})
+        elif name == "eval":
+            self._points.append({"step": event["step"], "validation_loss": event["loss"]})
+        elif name == "checkpoint":
+            self._handle.publish("checkpoint", {"line": f"Checkpoint at step {event['step']}", "step": event["step"]})
+        elif name == "warning":
+            self._handle.publish("warning", {"message": event["message"]})
+        if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was gathered: metric rows, one live event, the job's progress."""
+        self._flushed_at = time.monotonic()
+        if not self._points:
+            return
+        points, self._points = self._points, []
+        rows = [
+            Metric(run=self._run, step=point["step"], name=name, value=point[name])
+            for point in points
+            for name in (*NAMES, "validation_loss")
+            if point.get(name) is not None
+        ]
+        self._handle.write(lambda: Metric.objects.bulk_create(rows, ignore_conflicts=True))
+        self._handle.publish("step", {"points": points})
+        steps = [point["step"] for point in points]
+        self._handle.progress(max(steps), self._total, unit="steps", message="")
+
+    def flush_quietly(self) -> None:
+        """At the end of an attempt, whatever ended it: the numbers so far are worth keeping."""
+        with contextlib.suppress(LeaseLost, OperationalError, InterfaceError):
+            self.flush()
+
+    def _start(self, event: dict[str, Any]) -> None:
+        self._total = event["total_steps"]
+        facts = {key: value for key, value in event.items() if key not in {"event", "at"}}
+        self._handle.write(lambda: Run.objects.filter(pk=self._run.pk).update(started=facts))
+        self._handle.progress(event["start_step"], self._total, unit="steps", message="")
+        if event["start_step"]:
+            self._handle.log(f"Goes on from the checkpoint at step {event['start_step']}")
+        else:
+            self._handle.log(f"Starts on {event['device']}")

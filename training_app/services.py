@@ -1,0 +1,151 @@
+"""What people do with runs: plan, start, stop, resume, judge, chat."""
+
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.urls import reverse
+
+from datasets_app.models import DatasetVersion
+from finetune_site.jobs import services as jobs
+from finetune_site.jobs.models import JobState
+from finetune_site.lib.channel import InputError
+from finetune_site.projects.models import Project
+from finetune_site.projects.services import audit
+from training_app.engine.spec import TrainSpec
+from training_app.models import BaseModel, ChatTurn, Evaluation, Run
+
+MAX_PROMPT = 8000
+
+
+class TrainingError(Exception):
+    """The person can mend it; the message says how."""
+
+
+@transaction.atomic
+def plan_run(
+    *,
+    actor: User,
+    project: Project,
+    name: str,
+    version: DatasetVersion,
+    base: BaseModel,
+    method: str,
+    preset: str,
+    config: dict[str, Any],
+    is_evaluated_after: bool = True,
+) -> Run:
+    """Keep a run as a draft and look at it before it starts: tokens, first batch, memory, time."""
+    if not version.is_sealed:
+        raise TrainingError("The version is not sealed yet. Wait for it, or choose another.")
+    if version.dataset.project_id != project.pk:
+        raise TrainingError("The version belongs to another project.")
+    run = Run(
+        project=project,
+        name=name,
+        version=version,
+        base=base,
+        method=method,
+        preset=preset,
+        config=config,
+        is_evaluated_after=is_evaluated_after,
+        created_by=actor,
+    )
+    check_config(run)
+    run.save()
+    run.preview_job = _enqueue(actor, run, "training.preview")
+    run.save(update_fields=["preview_job"])
+    audit(project, actor, "planned the run", run, after={"version": str(version), "base": str(base), "method": method})
+    return run
+
+
+def check_config(run: Run) -> None:
+    """Raise `TrainingError` with the engine's own sentence when the run cannot work."""
+    try:
+        TrainSpec(**run.spec, run_dir=".")
+    except InputError as error:
+        raise TrainingError(str(error)) from error
+    except TypeError as error:
+        raise TrainingError(f"A knob is not known: {error}.") from error
+
+
+@transaction.atomic
+def start_run(*, actor: User, run: Run) -> Run:
+    """Queue a draft for training. Once started, a run never changes."""
+    locked = Run.objects.select_for_update(of=("self",)).select_related("preview_job").get(pk=run.pk)
+    if locked.job:
+        raise TrainingError("The run was started already.")
+    if locked.preview_job and locked.preview_job.state == JobState.FAILED:
+        raise TrainingError("The look before the start found something that would stop the run. Mend it in a new run.")
+    locked.job = _enqueue(actor, locked, "training.train")
+    locked.save(update_fields=["job"])
+    audit(locked.project, actor, "started the run", locked, after=locked.config)
+    return locked
+
+
+def stop_run(*, actor: User, run: Run) -> None:
+    """Ask a run to save a checkpoint and stop."""
+    if run.job is None:
+        raise TrainingError("The run has not been started.")
+    try:
+        jobs.cancel(actor=actor, job=run.job)
+    except jobs.JobError as error:
+        raise TrainingError(str(error)) from error
+
+
+def resume_run(*, actor: User, run: Run) -> None:
+    """Go on from the newest checkpoint."""
+    if run.job is None:
+        raise TrainingError("The run has not been started.")
+    try:
+        jobs.requeue(actor=actor, job=run.job)
+    except jobs.JobError as error:
+        raise TrainingError(str(error)) from error
+
+
+@transaction.atomic
+def start_evaluation(*, actor: User, run: Run) -> Evaluation:
+    """Ask base and tuned model the questions that were set apart, and the general ones."""
+    if not run.is_done:
+        raise TrainingError("Only a finished run can be evaluated. Let it end first.")
+    if run.evaluations.filter(job__state__in=(JobState.QUEUED, JobState.RUNNING)).exists():
+        raise TrainingError("The run is being evaluated already.")
+    return queue_evaluation(actor=actor, run=run)
+
+
+def queue_evaluation(*, actor: User, run: Run) -> Evaluation:
+    """The evaluation's row and its job, without asking whether the run has ended: its own last act calls this."""
+    evaluation = Evaluation.objects.create(run=run, created_by=actor)
+    evaluation.job = jobs.enqueue(
+        project=run.project,
+        owner=actor,
+        kind="training.evaluate",
+        label=run.name,
+        url=reverse("evaluation", args=[evaluation.pk]),
+    )
+    evaluation.save(update_fields=["job"])
+    return evaluation
+
+
+@transaction.atomic
+def ask(*, actor: User, run: Run, prompt: str) -> ChatTurn:
+    """Put a question to both models. A model that is still in memory answers; else one is loaded."""
+    prompt = prompt.strip()
+    if not run.is_done:
+        raise TrainingError("The run has no model yet. Let it end first.")
+    if not prompt:
+        raise TrainingError("Type a question first.")
+    if len(prompt) > MAX_PROMPT:
+        raise TrainingError(f"The question is longer than {MAX_PROMPT} characters. Shorten it.")
+    locked = Run.objects.select_for_update(of=("self",)).select_related("chat_job").get(pk=run.pk)
+    turn = ChatTurn.objects.create(run=locked, user=actor, prompt=prompt)
+    if locked.chat_job is None or locked.chat_job.is_finished:
+        locked.chat_job = _enqueue(actor, locked, "training.chat", reverse("chat", args=[run.pk]))
+        locked.save(update_fields=["chat_job"])
+    return turn
+
+
+def _enqueue(actor: User, run: Run, kind: str, url: str = "") -> Any:
+    return jobs.enqueue(
+        project=run.project, owner=actor, kind=kind, label=run.name, url=url or reverse("run", args=[run.pk])
+    )

@@ -1,0 +1,149 @@
+"""Runs: plan, look, start, watch, stop, resume."""
+
+import json
+from collections.abc import Callable
+
+from django.contrib import messages
+from django.http import HttpResponse, JsonResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from datasets_app.models import DatasetVersion
+from finetune_site.jobs.access import may_control
+from finetune_site.jobs.models import JobState
+from finetune_site.lib.files import tail
+from finetune_site.projects.access import SignedInRequest, get_project, has_role
+from finetune_site.projects.models import Role
+from training_app import services
+from training_app.access import get_run
+from training_app.forms import RunForm, differing
+from training_app.models import BaseModel, Run
+from training_app.series import NAMES
+
+LOG_BYTES = 20_000
+
+
+@require_GET
+def run_list(request: SignedInRequest, project: int) -> HttpResponse:
+    found = get_project(request.user, project)
+    runs = found.runs.select_related("version__dataset", "base", "job", "created_by")
+    context = {
+        "project": found,
+        "section": "runs",
+        "runs": runs,
+        "may_create": has_role(request.user, found, Role.TRAINER),
+        "has_version": DatasetVersion.objects.filter(dataset__project=found).sealed().exists(),
+    }
+    return render(request, "training/run_list.html", context)
+
+
+@require_http_methods(["GET", "POST"])
+def run_create(request: SignedInRequest, project: int) -> HttpResponse:
+    found = get_project(request.user, project, role=Role.TRAINER)
+    first = {"version": request.GET.get("version"), "base": BaseModel.objects.first(), "name": _next_name(found.pk)}
+    form = RunForm(request.POST or None, project=found, initial=first)
+    if form.is_valid():
+        try:
+            return redirect(services.plan_run(actor=request.user, project=found, **form.arguments))
+        except services.TrainingError as error:
+            form.add_error(None, str(error))
+    has_version = DatasetVersion.objects.filter(dataset__project=found).sealed().exists()
+    context = {"form": form, "project": found, "section": "runs", "has_version": has_version}
+    return render(request, "training/run_form.html", context)
+
+
+@require_GET
+def run(request: SignedInRequest, pk: int) -> HttpResponse:
+    return render(request, "training/run.html", _context(request, pk))
+
+
+@require_GET
+def run_body(request: SignedInRequest, pk: int) -> HttpResponse:
+    return render(request, "training/run.html#body", _context(request, pk))
+
+
+@require_GET
+def run_metrics(request: SignedInRequest, pk: int) -> HttpResponse:
+    """The whole series so far: what the chart draws before live points come in."""
+    found = get_run(request.user, pk)
+    after = request.GET.get("after", "0")
+    rows = found.metrics.filter(step__gt=int(after) if after.isdecimal() else 0)
+    points: dict[int, dict[str, float]] = {}
+    for step, name, value in rows.values_list("step", "name", "value"):
+        points.setdefault(step, {"step": step})[name] = value
+    return JsonResponse({"points": list(points.values()), "state": found.state})
+
+
+@require_GET
+def run_log(request: SignedInRequest, pk: int) -> HttpResponse:
+    """The end of the engine's log."""
+    found = get_run(request.user, pk)
+    return render(request, "training/run_log.html", {"log": tail(found.folder / "log.txt", LOG_BYTES)})
+
+
+@require_GET
+def run_spec(request: SignedInRequest, pk: int) -> HttpResponse:
+    """The exact record of the run, and the command that runs it again."""
+    found = get_run(request.user, pk)
+    path = found.folder / "environment.json"
+    record = {
+        "name": found.name,
+        "version": str(found.version),
+        "base": found.base.name,
+        "spec": {"task": "train", **found.spec, "run_dir": str(found.folder)},
+        "environment": json.loads(path.read_text()) if path.exists() else None,
+        "result": found.result or None,
+    }
+    response = JsonResponse(record, json_dumps_params={"indent": 1, "ensure_ascii": False})
+    response["Content-Disposition"] = f'attachment; filename="run-{found.pk}.json"'
+    return response
+
+
+@require_POST
+def run_start(request: SignedInRequest, pk: int) -> HttpResponse:
+    found = get_run(request.user, pk, role=Role.TRAINER)
+    return _act(request, found, lambda: services.start_run(actor=request.user, run=found))
+
+
+@require_POST
+def run_stop(request: SignedInRequest, pk: int) -> HttpResponse:
+    found = get_run(request.user, pk, role=Role.TRAINER)
+    return _act(request, found, lambda: services.stop_run(actor=request.user, run=found))
+
+
+@require_POST
+def run_resume(request: SignedInRequest, pk: int) -> HttpResponse:
+    found = get_run(request.user, pk, role=Role.TRAINER)
+    return _act(request, found, lambda: services.resume_run(actor=request.user, run=found))
+
+
+def _act(request: SignedInRequest, found: Run, act: Callable[[], object]) -> HttpResponse:
+    try:
+        act()
+    except services.TrainingError as error:
+        messages.error(request, str(error))
+    return redirect(found)
+
+
+def _next_name(project: int) -> str:
+    return f"Run {Run.objects.filter(project=project).count() + 1}"
+
+
+def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
+    found = get_run(request.user, pk)
+    last = {name: found.metrics.filter(name=name).order_by("-step").first() for name in (*NAMES, "validation_loss")}
+    return {
+        "run": found,
+        "project": found.project,
+        "section": "runs",
+        "last": {name: metric.value for name, metric in last.items() if metric},
+        "differing": differing(found.method, found.preset, found.config),
+        "evaluations": found.evaluations.select_related("job"),
+        "log": tail(found.folder / "log.txt", LOG_BYTES),
+        "may_train": has_role(request.user, found.project, Role.TRAINER),
+        "may_control": found.job is not None and may_control(request.user, found.job),
+        "is_active": found.state in (JobState.QUEUED, JobState.RUNNING),
+        "events": found.job.events.filter(kind__in=("log", "checkpoint", "warning")).order_by("-pk")[:12]
+        if found.job
+        else [],
+    }
