@@ -8,6 +8,8 @@ import pytest
 @pytest.fixture(autouse=True)
 def _quick_settings(settings: object) -> None:
     """Passwords hash fast, and pages render without collecting static files first."""
+    # A heartbeat has a connection of its own, which does not see a test's uncommitted rows.
+    settings.JOB_HEARTBEAT_SECONDS = 3600  # type: ignore[attr-defined]
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # type: ignore[attr-defined]
     settings.STORAGES = {  # type: ignore[attr-defined]
         **settings.STORAGES,  # type: ignore[attr-defined]

@@ -53,7 +53,7 @@ class DatasetVersion(models.Model):
 
     dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="versions")
     number = models.PositiveIntegerField()
-    parent = models.ForeignKey("self", models.PROTECT, null=True, related_name="children")
+    parent = models.ForeignKey("self", models.RESTRICT, null=True, related_name="children")
     note = models.CharField(max_length=300, blank=True)
     validation_share = models.FloatField(default=0.1)
     recall_share = models.FloatField(default=1.0)
@@ -101,8 +101,8 @@ class VersionEntry(models.Model):
     """One example of a version, in the exact text that was approved, and what it serves."""
 
     version = models.ForeignKey(DatasetVersion, models.CASCADE, related_name="entries")
-    example = models.ForeignKey("Example", models.PROTECT, related_name="entries")
-    text = models.ForeignKey("ExampleText", models.PROTECT, related_name="entries")
+    example = models.ForeignKey("Example", models.RESTRICT, related_name="entries")
+    text = models.ForeignKey("ExampleText", models.RESTRICT, related_name="entries")
     split = models.CharField(max_length=10)
 
     class Meta:

@@ -55,7 +55,7 @@ class Example(models.Model):
     dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="examples")
     kind = models.CharField(max_length=10, choices=Kind.choices, default=Kind.CHAT)
     state = models.CharField(max_length=10, choices=State.choices, default=State.DRAFT)
-    text = models.ForeignKey("ExampleText", models.PROTECT, null=True, related_name="+")
+    text = models.ForeignKey("ExampleText", models.RESTRICT, null=True, related_name="+")
     decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+")
     decided_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(default=timezone.now)
@@ -163,7 +163,7 @@ class Decision(models.Model):
     """What a person decided about one text, or that it was taken back. Never changed."""
 
     example = models.ForeignKey(Example, models.CASCADE, related_name="decisions")
-    text = models.ForeignKey(ExampleText, models.PROTECT, related_name="decisions")
+    text = models.ForeignKey(ExampleText, models.RESTRICT, related_name="decisions")
     before = models.CharField(max_length=10, choices=State.choices)
     verdict = models.CharField(max_length=10, choices=State.choices)
     by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")

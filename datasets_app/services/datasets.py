@@ -32,11 +32,10 @@ def create_dataset(*, actor: User, project: Project, name: str, description: str
 
 @transaction.atomic
 def delete_dataset(*, actor: User, dataset: Dataset) -> None:
-    """Remove a dataset with its examples; one that has a sealed version stays, since runs may stand on it."""
-    if dataset.versions.sealed().exists():
-        raise DatasetError("The dataset has sealed versions, on which runs may stand; it cannot be deleted.")
+    """Remove a dataset with its examples; one that has a version stays, since runs may stand on it."""
+    if dataset.versions.exists():
+        raise DatasetError("The dataset has versions, on which runs may stand; it cannot be deleted.")
     audit(dataset.project, actor, "deleted the dataset", dataset, before={"examples": dataset.examples.count()})
-    dataset.examples.update(text=None)
     dataset.delete()
 
 

@@ -56,7 +56,7 @@ def test_it_refuses_what_the_training_refuses(lesson_fields: dict[str, Any], tmp
 
 def test_it_warns(lesson_fields: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "version.parquet"
-    change = {"data_sha256": write_version(path, make_rows(4)), "data_path": str(path), "max_length": 48}
+    change = {"data_sha256": write_version(path, make_rows(4)), "data_path": str(path), "max_length": 70}
     finished = run_engine(tmp_path, {"task": "preview", **lesson_fields, **change, "out_dir": str(tmp_path)})
     assert finished.code == 0, finished.refusal
     warnings = " ".join(json.loads((tmp_path / "result.json").read_text())["warnings"])

@@ -16,6 +16,7 @@ from training_app.engine.hardware import Machine
 from training_app.engine.lesson import Lesson
 from training_app.engine.prepare import count_parameters
 from training_app.engine.spec import _RunSpec
+from training_app.engine.template import Tokens
 
 # Share of the measured matmul rate that a whole step reaches; benchmarks/training.py prints it as matmul_share.
 REACHED_SHARE = {torch.float32: 0.55, torch.bfloat16: 0.28}
@@ -38,7 +39,7 @@ class Estimate:
 
 def estimate(spec: _RunSpec, lesson: Lesson, machine: Machine) -> Estimate:
     """Memory and time of the run that `spec` describes on this machine."""
-    config, parameters = _read_config(spec.base_dir), count_parameters(Path(spec.base_dir))
+    config, parameters = read_config(spec.base_dir), count_parameters(Path(spec.base_dir))
     trainable = parameters if spec.method == "full" else adapter_parameters(spec, config)
     memory = _memory(spec, lesson, machine, config, parameters, trainable)
     available = _available(machine.device)
@@ -74,48 +75,50 @@ def adapter_parameters(spec: _RunSpec, config: Any) -> int:
 
 
 def _memory(spec: _RunSpec, lesson: Lesson, machine: Machine, config: Any, parameters: int, trainable: int) -> int:
-    """Bytes at the peak of a step."""
+    """Bytes at the peak of a step: weights, what training them keeps, activations, logits, the libraries."""
     text = config.get_text_config()
     half = machine.dtype == torch.bfloat16
     embeddings = text.vocab_size * text.hidden_size
-    frozen = 0 if spec.method == "full" else parameters - embeddings
-    weights = embeddings * 4 + frozen * (2 if half else 4) + (0 if spec.method != "full" else frozen * 4)
     if spec.method == "full":
-        weights = parameters * 4
-    training = trainable * (4 + 8 + (4 if spec.method != "full" else 0))
+        weights, training = parameters * 4, trainable * (4 + 8)  # gradient and two moments
+    else:
+        weights = embeddings * 4 + (parameters - embeddings) * (2 if half else 4)
+        training = trainable * (4 + 4 + 8)
     longest = max(len(row.ids) for row in lesson.train)
-    rows = sorted((len(row.ids) for row in lesson.train), reverse=True)[: spec.batch_rows]
-    tokens = max(longest, min(spec.micro_batch_tokens, sum(rows)))
+    widest_step = sum(sorted((len(row.ids) for row in lesson.train), reverse=True)[: spec.batch_rows])
+    tokens = max(longest, min(spec.micro_batch_tokens, widest_step))
     # Kept per token and layer for the backward pass: inputs of norms, products, attention and the gated unit.
-    per_layer = 12 * text.hidden_size + 6 * text.intermediate_size
-    kept = 2 if spec.gradient_checkpointing else text.num_hidden_layers
-    activations = tokens * per_layer * kept * (3 if half else 4)
-    if spec.method == "dora":
-        activations *= 1.2
+    numbers = 12 * text.hidden_size + 6 * text.intermediate_size
+    layers = 2 if spec.gradient_checkpointing else text.num_hidden_layers
+    activations = tokens * numbers * layers * (3 if half else 4)
     trained = max(row.trained_count for row in lesson.train) * max(1, tokens // longest)
     logits = min(trained, tokens) * text.vocab_size * 4 * 3
     return int(weights + training + activations + logits + tokens * tokens + LIBRARY_BYTES)
 
 
 def _seconds(spec: _RunSpec, lesson: Lesson, machine: Machine, config: Any, parameters: int) -> float:
-    text = config.get_text_config()
-    embeddings = text.vocab_size * text.hidden_size
-    tied = bool(getattr(text, "tie_word_embeddings", False))
-    body = parameters - embeddings * (1 if tied else 2)
     sampled = range(min(lesson.total_steps, SAMPLED_STEPS))
     flops = 0.0
     for step in sampled:
         rows = [lesson.train[i] for i in step_rows(len(lesson.train), spec.batch_rows, spec.seed, step)]
-        prefix = shared_prefix([row.ids for row in rows]) if len(rows) > 1 else 0
-        computed = sum(len(row.ids) for row in rows) - prefix * (len(rows) - 1)
-        trained = sum(row.trained_count for row in rows)
-        passes = PASSES[spec.method] + (1 if spec.gradient_checkpointing else 0)
-        flops += 2 * computed * body * passes + 2 * trained * embeddings * (3 if spec.method == "full" else 2)
+        flops += step_flops(spec, rows, config, parameters)
     per_step = flops / max(1, len(sampled)) / (machine.matmul_flops * REACHED_SHARE[machine.dtype])
     return float(lesson.total_steps * (per_step + STEP_SECONDS))
 
 
-def _read_config(base_dir: str) -> Any:
+def step_flops(spec: _RunSpec, rows: list[Tokens], config: Any, parameters: int) -> float:
+    """Floating-point operations of the matrix products of one step, as this engine computes it."""
+    text = config.get_text_config()
+    embeddings = text.vocab_size * text.hidden_size
+    body = parameters - embeddings * (1 if text.tie_word_embeddings else 2)
+    prefix = shared_prefix([row.ids for row in rows]) if len(rows) > 1 else 0
+    computed = sum(len(row.ids) for row in rows) - prefix * (len(rows) - 1)
+    trained = sum(row.trained_count for row in rows)
+    passes = PASSES[spec.method] + (1 if spec.gradient_checkpointing else 0)
+    return float(2 * computed * body * passes + 2 * trained * embeddings * (3 if spec.method == "full" else 2))
+
+
+def read_config(base_dir: str) -> Any:
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(base_dir, local_files_only=True, trust_remote_code=False)

@@ -72,9 +72,10 @@ def _answer_with_both(
     from training_app.engine.answers import answer_all
     from training_app.engine.hardware import choose_machine
     from training_app.engine.loss import mean_loss
-    from training_app.engine.models import load_base, load_tuned
+    from training_app.engine.models import load_base, load_tuned, trained_folder
     from training_app.engine.template import load_tokenizer, tokenize
 
+    trained_folder(spec.run_dir, spec.method)  # refused before the base has answered everything
     tokenizer = load_tokenizer(spec.base_dir)
     machine = choose_machine(spec.threads, spec.device, spec.dtype)
     held_out = [row for row in rows if row.split == "validation"][: spec.max_rows]

@@ -85,13 +85,19 @@ def save_trained(model: Any, tokenizer: Any, spec: TrainSpec) -> Path:
     return out_dir
 
 
-def load_tuned(base_dir: str | Path, run_dir: str | Path, method: str, device: torch.device) -> Any:
-    """The tuned model with its adapter merged in: an unmerged DoRA adapter writes several times slower."""
+def trained_folder(run_dir: str | Path, method: str) -> Path:
+    """Where a run's adapter or model lies; `run_dir` may name the run or that folder itself."""
     folder = Path(run_dir)
-    part = WHOLE if method == "full" else ADAPTER
-    folder = folder if (folder / "adapter_config.json").exists() else folder / part
+    if not (folder / "adapter_config.json").exists():
+        folder = folder / (WHOLE if method == "full" else ADAPTER)
     if not folder.is_dir():
         raise InputError("The run has no trained model yet. Let it finish first.")
+    return folder
+
+
+def load_tuned(base_dir: str | Path, run_dir: str | Path, method: str, device: torch.device) -> Any:
+    """The tuned model with its adapter merged in: an unmerged DoRA adapter writes several times slower."""
+    folder = trained_folder(run_dir, method)
     if method == "full":
         return load_base(folder, device)
     from peft import PeftModel

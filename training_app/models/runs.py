@@ -58,7 +58,7 @@ class Run(models.Model):
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="runs")
     name = models.CharField(max_length=120)
-    version = models.ForeignKey(DatasetVersion, models.PROTECT, related_name="runs")
+    version = models.ForeignKey(DatasetVersion, models.RESTRICT, related_name="runs")
     base = models.ForeignKey(BaseModel, models.PROTECT, related_name="runs")
     method = models.CharField(max_length=10)
     preset = models.CharField(max_length=20)

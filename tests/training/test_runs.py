@@ -1,0 +1,167 @@
+"""A run from its plan to its chat, through the addresses and the real engine on a tiny model."""
+
+import threading
+import time
+
+import pytest
+from django.urls import reverse
+
+from finetune_site.jobs import services as jobs
+from finetune_site.jobs.models import Job
+from tests.factories import run_all, run_job
+from training_app import services
+from training_app.models import ChatTurn, Evaluation, EvaluationRow, Metric, Run
+
+
+def plan(client, project, version, base, **knobs):
+    fields = {"name": "Run 1", "version": version.pk, "base": base.pk, "method": "lora", "preset": "quick"}
+    typed = {"epochs": 2, "batch_rows": 8, "rank": 4, "alpha": 8, "checkpoint_every": 2, **knobs}
+    return client.post(reverse("run_create", args=[project.pk]), {**fields, "is_evaluated_after": "on", **typed})
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_run_is_planned_trained_judged_and_asked(project, trainer, viewer, client_of, version, base, settings):
+    client = client_of(trainer)
+    answer = plan(client, project, version, base)
+    assert answer.status_code == 302, answer.context["form"].errors
+    run_all()
+    run = Run.objects.get()
+    assert run.preview_job.state == "succeeded", run.preview_job.error_text
+    page = client.get(run.get_absolute_url()).content.decode()
+    assert "token-trained" in page
+    assert "Start training" in page
+    assert run.preview["steps"] == 2 * run.preview["steps_per_epoch"]
+
+    client.post(reverse("run_start", args=[run.pk]))
+    run.refresh_from_db()
+    job = run_job(run.job)
+    assert job.state == "succeeded", job.error_text
+    run.refresh_from_db()
+    steps = list(run.metrics.filter(name="loss").values_list("step", flat=True))
+    assert steps == list(range(1, run.preview["steps"] + 1))
+    assert run.result["steps"] if "steps" in run.result else run.result
+    series = client.get(reverse("run_metrics", args=[run.pk])).json()
+    assert len(series["points"]) == len(steps)
+    assert (run.folder / "adapter" / "adapter_model.safetensors").exists()
+
+    run_all("gpu")
+    evaluation = Evaluation.objects.get()
+    assert evaluation.job.state == "succeeded", evaluation.job.error_text
+    assert evaluation.summary["sets"]["recall"]["rows"] == version.counts["recall"]
+    assert EvaluationRow.objects.filter(evaluation=evaluation, set="general").count() == 10
+    assert b"Question by question" in client_of(viewer).get(reverse("evaluation", args=[evaluation.pk])).content
+
+    settings.CHAT_IDLE_SECONDS = 0
+    client.post(reverse("chat_ask", args=[run.pk]), {"prompt": "What does part 3 weigh?"})
+    run_all("chat")
+    turn = ChatTurn.objects.get()
+    assert turn.state == "done"
+    assert turn.tuned_seconds is not None
+    assert b"What does part 3 weigh?" in client.get(reverse("chat", args=[run.pk])).content
+    assert b"What does part 3 weigh?" not in client_of(viewer).get(reverse("chat", args=[run.pk])).content
+
+
+@pytest.mark.django_db(transaction=True)
+def test_stop_keeps_a_checkpoint_and_resume_goes_on(project, trainer, client_of, version, base, settings):
+    settings.JOB_HEARTBEAT_SECONDS = 0.2
+    client = client_of(trainer)
+    plan(client, project, version, base, epochs=60, checkpoint_every=5)
+    run_all()
+    run = services.start_run(actor=trainer, run=Run.objects.get())
+    stopper = threading.Thread(target=stop_after_steps, args=(run.pk, trainer, 8))
+    stopper.start()
+    job = run_job(run.job)
+    stopper.join()
+    assert job.state == "cancelled", job.error_text
+    done = Metric.objects.filter(run=run, name="loss").count()
+    assert 8 <= done < run.preview["steps"] if run.preview else True
+    assert list((run.folder / "checkpoints").glob("*"))
+    assert "Resume" in client.get(run.get_absolute_url()).content.decode()
+
+    client.post(reverse("run_resume", args=[run.pk]))
+    job = run_job(Job.objects.get(pk=job.pk))
+    assert job.state == "succeeded", job.error_text
+    steps = list(Metric.objects.filter(run=run, name="loss").values_list("step", flat=True))
+    assert steps == list(range(1, len(steps) + 1))
+    assert job.events.filter(kind="log", payload__line__contains="Goes on from").exists()
+
+
+def stop_after_steps(run, actor, steps):
+    from django.db import connection
+
+    try:
+        while Metric.objects.filter(run=run, name="loss").count() < steps:
+            time.sleep(0.05)
+        services.stop_run(actor=actor, run=Run.objects.get(pk=run))
+    finally:
+        connection.close()
+
+
+def test_a_knob_out_of_bounds_is_refused_on_the_form(project, trainer, client_of, version, base):
+    answer = plan(client_of(trainer), project, version, base, learning_rate=5)
+    assert answer.status_code == 200
+    assert "learning_rate" in answer.context["form"].errors
+    assert not Run.objects.exists()
+
+
+def test_a_run_on_another_projects_version_is_refused(project, owner, trainer, version, base):
+    from finetune_site.projects.services import create_project
+
+    other = create_project(actor=trainer, name="Other")
+    with pytest.raises(services.TrainingError, match="another project"):
+        services.plan_run(
+            actor=trainer, project=other, name="x", version=version, base=base, method="lora", preset="quick", config={}
+        )
+
+
+def test_a_run_cannot_be_started_twice(project, trainer, version, base, client_of):
+    plan(client_of(trainer), project, version, base)
+    run = services.start_run(actor=trainer, run=Run.objects.get())
+    with pytest.raises(services.TrainingError, match="started already"):
+        services.start_run(actor=trainer, run=run)
+    assert Job.objects.filter(kind="training.train").count() == 1
+
+
+def test_only_a_finished_run_is_judged_or_asked(project, trainer, version, base, client_of):
+    plan(client_of(trainer), project, version, base)
+    run = Run.objects.get()
+    for act in (
+        lambda: services.start_evaluation(actor=trainer, run=run),
+        lambda: services.ask(actor=trainer, run=run, prompt="x"),
+    ):
+        with pytest.raises(services.TrainingError):
+            act()
+
+
+def test_the_preview_refuses_what_would_stop_the_run(project, trainer, version, base, client_of):
+    plan(client_of(trainer), project, version, base, max_length=8)
+    run_all()
+    run = Run.objects.get()
+    assert (run.preview_job.state, run.preview_job.error_code) == ("failed", "input")
+    with pytest.raises(services.TrainingError, match="would stop the run"):
+        services.start_run(actor=trainer, run=run)
+
+
+def test_a_redelivered_event_adds_no_metric(project, trainer, version, base, client_of):
+    from finetune_site.jobs.handle import Handle
+    from tests.factories import claim
+    from training_app.series import Series
+
+    plan(client_of(trainer), project, version, base)
+    Job.objects.filter(kind="training.preview").delete()
+    run = services.start_run(actor=trainer, run=Run.objects.get())
+    handle = Handle(claim(run.job))
+    for _ in range(2):
+        series = Series(handle, run)
+        series.take({"event": "step", "step": 1, "loss": 2.0, "learning_rate": 0.1})
+        series.flush()
+    assert Metric.objects.filter(run=run, name="loss").count() == 1
+
+
+def test_a_job_of_a_stranger_cannot_be_stopped(project, trainer, stranger, version, base, client_of):
+    plan(client_of(trainer), project, version, base)
+    run = Run.objects.get()
+    assert client_of(stranger).post(reverse("run_stop", args=[run.pk])).status_code == 404
+    with pytest.raises(services.TrainingError):
+        services.stop_run(actor=trainer, run=run)
+    jobs.cancel(actor=trainer, job=run.preview_job)
