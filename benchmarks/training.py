@@ -90,6 +90,7 @@ def compare(folder: Path, base: Path, words: tuple[int, int], options: argparse.
         batch_rows=BATCH_ROWS,
         scheduler="constant",
         warmup_share=0.0,
+        rehearsal_share=0.0,  # the others have nothing like it
     )
     lesson, machine = load_lesson(spec), choose_machine(0, "auto", "auto")
     order = [step_rows(len(lesson.train), BATCH_ROWS, spec.seed, step) for step in range(options.steps)]

@@ -19,7 +19,7 @@ def main(name: str, path: str) -> int:
     """Run one task; returns the exit code of the contract in `channel`."""
 
     def task(link: channel.Channel) -> dict[str, Any]:
-        spec = channel.read_spec(TASKS[name], channel.load_json(path))
+        spec: Any = channel.read_spec(TASKS[name], channel.load_json(path))
         result: dict[str, Any] = import_module(f"datasets_app.engine.{name}").run(spec, link)
         return result
 

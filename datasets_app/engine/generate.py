@@ -40,7 +40,7 @@ def run(spec: GenerateSpec, link: Channel) -> dict[str, Any]:
                 for row in rows:
                     examples.write(json.dumps(_filed(row, source, chunk), ensure_ascii=False) + "\n")
                 examples.flush()
-                entry = {
+                entry: dict[str, Any] = {
                     "document": source.id,
                     "chunk": chunk.index,
                     "outcome": outcome,
@@ -50,9 +50,9 @@ def run(spec: GenerateSpec, link: Channel) -> dict[str, Any]:
                 outcomes.write(json.dumps(entry) + "\n")
                 outcomes.flush()
                 link.emit("chunk", **entry)
-    for entry in _lines(out / "outcomes.jsonl"):
-        counts[entry["outcome"]] += 1
-        counts["examples"] += entry["made"]
+    for line in _lines(out / "outcomes.jsonl"):
+        counts[line["outcome"]] += 1
+        counts["examples"] += line["made"]
     return {"chunks": total, **{name: counts[name] for name in ("made", "nothing", "refused", "failed", "examples")}}
 
 

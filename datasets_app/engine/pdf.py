@@ -69,7 +69,7 @@ def read(path: Path, pages: int, link: Channel, warnings: list[str]) -> Iterator
     import unstructured.partition.pdf as partitioner
     import unstructured.partition.utils.constants  # noqa: F401  the module is complete before it is patched
 
-    partitioner.is_pdf_too_complex = lambda *_, **__: False  # type: ignore[attr-defined]
+    partitioner.is_pdf_too_complex = lambda *_, **__: False
     logging.getLogger("pdfminer").setLevel(logging.ERROR)
     fonts = Fonts(path)
     plain = 0
@@ -184,7 +184,7 @@ class Fonts:
         self._document = pypdfium2.PdfDocument(path)
         self._sizes: dict[int, list[tuple[str, float]]] = {}
         self._body = self._body_size()
-        self._levels: list[float] = self._heading_sizes()
+        self._levels = self._heading_sizes()
 
     def correct(self, elements: list[tuple[Element, Any]]) -> list[tuple[Element, Any]]:
         """Titles only where the type is larger than the body's; large short lines become titles."""
@@ -225,7 +225,7 @@ class Fonts:
                 counts[round(size, 1)] += len(text)
         return counts.most_common(1)[0][0] if counts else 10.0
 
-    def _heading_sizes(self) -> list[float]:
+    def _heading_sizes(self) -> list[int]:
         sizes = {round(size) for lines in self._sizes.values() for text, size in lines if size >= 1.12 * self._body}
         return sorted(sizes, reverse=True)[:6]
 

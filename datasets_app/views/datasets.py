@@ -29,7 +29,7 @@ PREVIEW_CHARACTERS = 2_000_000
 @require_GET
 def dataset_list(request: SignedInRequest, project: int) -> HttpResponse:
     of = get_project(request.user, project)
-    datasets = of.datasets.annotate(
+    datasets = Dataset.objects.filter(project=of).annotate(
         total=Count("examples", distinct=True),
         approved=Count("examples", Q(examples__state=State.APPROVED), distinct=True),
         drafts=Count("examples", Q(examples__state=State.DRAFT), distinct=True),

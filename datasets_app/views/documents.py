@@ -41,7 +41,7 @@ def document_upload(request: SignedInRequest, project: int) -> HttpResponse:
     if len(files) > settings.UPLOAD_MAX_FILES:
         messages.error(request, f"At most {settings.UPLOAD_MAX_FILES} files at once. Upload the rest afterwards.")
         return redirect("document_list", project)
-    results = []
+    results: list[dict[str, object]] = []
     for file in files:
         try:
             done = services.upload_document(
@@ -115,7 +115,7 @@ def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
     page = Paginator(kept, ELEMENTS_PER_PAGE).get_page(request.GET.get("page"))
     for element in page.object_list:
         # The table is drawn from its cells: a document's own markup never reaches the page.
-        element.rows = cells(element.html) if element.html else None
+        element.rows = cells(element.html) if element.html else None  # type: ignore[attr-defined]  # for the template
     return {
         "document": found,
         "project": found.project,

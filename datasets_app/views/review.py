@@ -142,7 +142,7 @@ def _next(request: SignedInRequest, dataset: int, *, after: int = 0, show: int =
     place = {"after": after} if after else {"show": show} if show else {}
     query = urlencode({**{name: request.POST[name] for name in FILTERS if request.POST.get(name)}, **place})
     if request.headers.get("HX-Request"):
-        request.GET = QueryDict(query)  # type: ignore[assignment]  # the card is that of the next address
+        request.GET = QueryDict(query)  # the card is that of the next address
         return render(request, "datasets/review.html#card", _review_context(request, dataset))
     return redirect(f"{reverse('review', args=[dataset])}?{query}")
 
@@ -168,9 +168,10 @@ def _review_context(request: SignedInRequest, pk: int) -> dict[str, object]:
 
 def _at(dataset: Dataset, chosen: ExampleQuerySet, query: QueryDict) -> Example | None:
     rows = Example.objects.select_related("text", "chunk", "document", "decided_by", "author")
-    if query.get("show", "").isdecimal():
-        return rows.filter(dataset=dataset, pk=int(query["show"])).first()
-    after = int(query["after"]) if query.get("after", "").isdecimal() else 0
+    shown, passed = str(query.get("show", "")), str(query.get("after", ""))
+    if shown.isdecimal():
+        return rows.filter(dataset=dataset, pk=int(shown)).first()
+    after = int(passed) if passed.isdecimal() else 0
     first = chosen.filter(pk__gt=after).order_by("pk").first() or chosen.order_by("pk").first()
     return rows.get(pk=first.pk) if first else None
 

@@ -1,6 +1,7 @@
 """From an uploaded file to a sealed version, through the addresses and the real jobs."""
 
 import json
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
@@ -10,7 +11,7 @@ from django.urls import reverse
 from datasets_app.models import Dataset, DatasetVersion, Document, Example, Generation, State
 from tests.factories import run_all
 
-MANUAL = "datasets_app/samples/kestrel-40-manual.docx"
+MANUAL = Path("datasets_app/samples/kestrel-40-manual.docx")
 
 
 def upload(client, project, name, content):
@@ -20,8 +21,7 @@ def upload(client, project, name, content):
 
 def test_a_document_becomes_a_sealed_version(project, trainer, reviewer, client_of, settings, tmp_path):
     client = client_of(trainer)
-    with open(MANUAL, "rb") as stream:
-        upload(client, project, "manual.docx", stream.read())
+    upload(client, project, "manual.docx", MANUAL.read_bytes())
     run_all()
     document = Document.objects.get()
     assert document.job.state == "succeeded", document.job.error_text
@@ -99,7 +99,12 @@ def test_imported_lines_become_examples_and_errors_name_their_line(project, trai
     client = client_of(trainer)
     client.post(reverse("dataset_create", args=[project.pk]), {"name": "Mine"})
     dataset = Dataset.objects.get()
-    text = '{"instruction": "Name a bird.", "output": "A heron."}\nnot json\n{"prompt": "p", "chosen": "a", "rejected": "b"}\n'
+    lines = [
+        '{"instruction": "Name a bird.", "output": "A heron."}',
+        "not json",
+        '{"prompt": "p", "chosen": "a", "rejected": "b"}',
+    ]
+    text = "\n".join(lines)
     preview = client.post(reverse("import_examples", args=[dataset.pk]), {"text": text})
     assert b"Line 2: This is not JSON" in preview.content
     assert Example.objects.count() == 0

@@ -32,5 +32,6 @@ def lesson_fields(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
         "learning_rate": 0.005,
         "threads": 1,
         "dtype": "float32",
+        "rehearsal_share": 0,
         "checkpoint_every": 4,
     }

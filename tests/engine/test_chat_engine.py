@@ -11,7 +11,7 @@ ASKED = [{"role": "user", "content": "What is the size of part 3?"}]
 
 
 def test_a_chat_answers_with_both_models_until_the_input_ends(lesson_fields: dict[str, Any], tmp_path: Path) -> None:
-    fields = {**lesson_fields, "method": "dora", "epochs": 1}
+    fields = {**lesson_fields, "epochs": 1, "dropout": 0.0, "dtype": "bfloat16", "rehearsal_share": 0.2}
     assert run_engine(tmp_path, {"task": "train", **fields, "run_dir": str(tmp_path / "run")}).code == 0
     places = {"base_dir": lesson_fields["base_dir"], "run_dir": str(tmp_path / "run"), "threads": 1}
     process = start(tmp_path, {"task": "chat", **places}, stdin=subprocess.PIPE)

@@ -96,12 +96,20 @@ def test_a_finished_run_is_told_again_and_not_trained_again(
 
 
 def test_full_training_learns_and_leaves_a_whole_model(lesson_fields: dict[str, Any], tmp_path: Path) -> None:
-    fields = {**lesson_fields, "method": "full", "dtype": "auto", "learning_rate": 0.003, "epochs": 5}
+    fields = {
+        **lesson_fields,
+        "method": "full",
+        "dtype": "auto",
+        "learning_rate": 0.003,
+        "epochs": 5,
+        "rehearsal_share": 0.17,
+    }
     finished = run_engine(tmp_path, {"task": "train", **fields, "run_dir": str(tmp_path / "run")})
     assert finished.code == 0, finished.log
     told = losses(finished)
     assert told[max(told)] < 0.7 * told[1]
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
+    assert len(json.loads((tmp_path / "run" / "rehearsal.json").read_text())["rows"]) == 40
 
 
 @pytest.mark.parametrize(

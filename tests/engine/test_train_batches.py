@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from tests.engine.tiny import make_rows
-from training_app.engine.batches import lay_out, micro_batches, step_rows
+from training_app.engine.batches import IGNORED, lay_out, micro_batches, step_rows
 from training_app.engine.hardware import Machine
-from training_app.engine.loss import layout_difference, summed_loss
+from training_app.engine.loss import layout_difference, token_losses
 from training_app.engine.models import load_base
+from training_app.engine.rehearsal import step_rehearsal
 from training_app.engine.rows import Row
 from training_app.engine.schedule import rate_share
-from training_app.engine.template import Tokens, load_tokenizer, tokenize
+from training_app.engine.template import REHEARSED, Tokens, load_tokenizer, tokenize
 
 MACHINE = Machine(torch.device("cpu"), torch.float32, 1, 1e9)
 
@@ -28,7 +29,7 @@ def gradient(model: Any, rows: list[Tokens], token_limit: int, share_prefix: boo
     model.zero_grad()
     total = 0.0
     for batch in micro_batches(rows, token_limit, share_prefix):
-        loss = summed_loss(model, batch, MACHINE)
+        loss = token_losses(model, batch, MACHINE).sum()
         loss.backward()
         total += float(loss.detach())
     return total, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
@@ -81,6 +82,17 @@ def test_dora_the_short_way_equals_peft(tiny_model: Path, rows: list[Tokens]) ->
     (long_loss, long_gradient), (short_loss, short_gradient) = found
     assert short_loss == pytest.approx(long_loss, rel=1e-5)
     assert torch.allclose(short_gradient, long_gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_rehearsed_rows_move_the_weights_but_do_not_count(rows: list[Tokens]) -> None:
+    extra = Tokens(REHEARSED, rows[0].ids, rows[0].trained, False)
+    batch = lay_out([rows[1], extra], multiple=32)
+    assert batch.input_ids.shape[1] % 32 == 0 and batch.targets.shape == batch.counted.shape
+    assert int(batch.counted.sum()) == sum(rows[1].trained[1:])
+    assert int((batch.targets != IGNORED).sum()) == sum(rows[1].trained[1:]) + sum(extra.trained[1:])
+    assert [row.example_id for row in step_rehearsal([*rows, extra], 3, seed=1, step=2)] == [
+        row.example_id for row in step_rehearsal([*rows, extra], 3, seed=1, step=2)
+    ]
 
 
 def test_the_order_is_a_function_of_seed_and_step() -> None:

@@ -40,7 +40,7 @@ def answer_all(
     answers = [""] * len(prompts)
     for start in range(0, len(order), batch_rows):
         chosen = order[start : start + batch_rows]
-        input_ids, attention_mask = _pad_left([prompts[index] for index in chosen], ends[0])
+        input_ids, attention_mask = pad_left([prompts[index] for index in chosen], ends[0])
         output = model.generate(
             input_ids=input_ids.to(model.device),
             attention_mask=attention_mask.to(model.device),
@@ -56,7 +56,8 @@ def answer_all(
     return answers
 
 
-def _pad_left(prompts: list[list[int]], filler: int) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_left(prompts: list[list[int]], filler: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask of prompts that all end at the same column."""
     width = max(map(len, prompts))
     ids = torch.tensor([[filler] * (width - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from training_app.engine.template import Tokens
+from training_app.engine.template import REHEARSED, Tokens
 
 IGNORED = -100  # a target that adds nothing to the cross-entropy
 
@@ -26,6 +26,7 @@ class Batch:
     attention_mask: torch.Tensor  # 1, 1, tokens, tokens; true where a token may look
     sources: torch.Tensor  # trained tokens
     targets: torch.Tensor  # trained tokens
+    counted: torch.Tensor  # trained tokens; 1 for those of the dataset's rows, 0 for rehearsal and filler
     row_tokens: int  # tokens of the rows, the shared beginning counted for each
 
     def to(self, device: torch.device) -> "Batch":
@@ -35,6 +36,7 @@ class Batch:
             self.attention_mask.to(device),
             self.sources.to(device),
             self.targets.to(device),
+            self.counted.to(device),
             self.row_tokens,
         )
 
@@ -80,6 +82,7 @@ def lay_out(rows: list[Tokens], share_prefix: bool = True, multiple: int = 1) ->
     owners = [-1] * prefix
     sources: list[int] = []
     targets: list[int] = []
+    counted: list[float] = []
     for number, row in enumerate(rows):
         offset = len(ids) - prefix
         for place in range(1, len(row.ids)):
@@ -87,6 +90,7 @@ def lay_out(rows: list[Tokens], share_prefix: bool = True, multiple: int = 1) ->
                 # The token before it: in the shared beginning, or in this row's own part.
                 sources.append(place - 1 if place - 1 < prefix else offset + place - 1)
                 targets.append(row.ids[place])
+                counted.append(float(row.example_id != REHEARSED))
         ids += row.ids[prefix:]
         positions += range(prefix, len(row.ids))
         owners += [number] * (len(row.ids) - prefix)
@@ -94,15 +98,16 @@ def lay_out(rows: list[Tokens], share_prefix: bool = True, multiple: int = 1) ->
     ids += ids[-1:] * filler
     positions += [0] * filler
     owners += [len(rows)] * filler
-    sources, targets = sources + [0] * (-len(sources) % multiple), targets + [IGNORED] * (-len(targets) % multiple)
+    lacking = -len(sources) % multiple
     owner = torch.tensor(owners)
     mask = ((owner[:, None] == owner[None, :]) | (owner[None, :] == -1)).tril()
     return Batch(
         torch.tensor([ids]),
         torch.tensor([positions]),
         mask[None, None],
-        torch.tensor(sources),
-        torch.tensor(targets),
+        torch.tensor(sources + [0] * lacking),
+        torch.tensor(targets + [IGNORED] * lacking),
+        torch.tensor(counted + [0.0] * lacking),
         sum(len(row.ids) for row in rows),
     )
 

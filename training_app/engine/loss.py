@@ -10,19 +10,23 @@ from training_app.engine.hardware import Machine
 from training_app.engine.template import Tokens
 
 
-def summed_loss(model: Any, batch: Batch, machine: Machine) -> torch.Tensor:
-    """Sum of the cross-entropy over the batch's trained tokens, in float32.
+def token_losses(model: Any, batch: Batch, machine: Machine) -> torch.Tensor:
+    """Cross-entropy of each of the batch's trained tokens, in float32; 0 for filler.
 
     Only the outputs that predict a trained token pass through the output layer: with a vocabulary of 49,152 that
     layer alone is a fifth of a small model's arithmetic.
     """
-    batch = batch.to(machine.device)
     with torch.autocast(machine.device.type, dtype=torch.bfloat16, enabled=machine.dtype == torch.bfloat16):
         if "logits_to_keep" in inspect.signature(model.forward).parameters:
             logits = _forward(model, batch, logits_to_keep=batch.sources)
         else:
             logits = _forward(model, batch)[batch.sources]
-    return torch.nn.functional.cross_entropy(logits.float(), batch.targets, reduction="sum")
+    return torch.nn.functional.cross_entropy(logits.float(), batch.targets, reduction="none")
+
+
+def summed_loss(model: Any, batch: Batch, machine: Machine) -> float:
+    """Sum over the batch's trained tokens."""
+    return float(token_losses(model, batch.to(machine.device), machine).sum())
 
 
 def length_multiple(machine: Machine) -> int:
@@ -51,7 +55,7 @@ def layout_difference(model: Any, rows: list[Tokens], machine: Machine) -> float
     Near zero for every causal attention model. A model with a memory that runs along the sequence (a state-space
     layer) fails here, and must then be trained row by row.
     """
-    together = float(summed_loss(model, lay_out(rows, multiple=length_multiple(machine)), machine))
+    together = summed_loss(model, lay_out(rows, multiple=length_multiple(machine)), machine)
     alone, count = 0.0, 0
     for row in rows:
         labels = torch.tensor(
@@ -72,6 +76,6 @@ def mean_loss(model: Any, rows: list[Tokens], machine: Machine, token_limit: int
     was_training = model.training
     model.eval()
     batches = micro_batches(rows, token_limit, share_prefix, length_multiple(machine))
-    total = sum(float(summed_loss(model, batch, machine)) for batch in batches)
+    total = sum(summed_loss(model, batch, machine) for batch in batches)
     model.train(was_training)
     return total / sum(sum(row.trained[1:]) for row in rows)

@@ -105,6 +105,11 @@ class _RunSpec:
         "Tokens computed at once. It changes memory and speed, never the result.",
         Bounds(16, 10_000_000, "no device holds more"),
     )
+    rehearsal_share: float = knob(
+        0.125,
+        "Against forgetting: beside its rows, every step repeats this share of general answers of the base model.",
+        Bounds(0, 1, "the rows must stay the larger part"),
+    )
     max_grad_norm: float = knob(1.0, "Longest step direction allowed; longer ones are cut.", Bounds(0.001, 1000, ""))
     eval_every: int = knob(
         0, "Steps between two looks at the validation rows; 0 means once per epoch.", Bounds(0, 10_000_000, "")

@@ -13,6 +13,8 @@ from typing import Any
 from finetune_site.lib.channel import InputError
 from training_app.engine.rows import Message, Row
 
+REHEARSED = -1  # the example_id of a row that is no row of the dataset
+
 
 @dataclass(frozen=True)
 class Tokens:

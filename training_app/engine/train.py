@@ -24,12 +24,13 @@ from training_app.engine.checkpoints import Progress
 from training_app.engine.environment import describe_environment
 from training_app.engine.hardware import Machine, choose_machine, memory_bytes
 from training_app.engine.lesson import Lesson, load_lesson
-from training_app.engine.loss import layout_difference, length_multiple, mean_loss, summed_loss
+from training_app.engine.loss import layout_difference, length_multiple, mean_loss, token_losses
 from training_app.engine.models import parameter_counts, save_trained, trainable
+from training_app.engine.rehearsal import rehearsed_rows, step_rehearsal
 from training_app.engine.rows import file_sha256
 from training_app.engine.schedule import rate_share
 from training_app.engine.spec import TrainSpec
-from training_app.engine.template import Tokens
+from training_app.engine.template import REHEARSED, Tokens
 
 LOCK_WAIT_SECONDS = 60
 CHECKPOINT_SECONDS = 180
@@ -66,6 +67,9 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
     machine = choose_machine(spec.threads, spec.device, progress.dtype or spec.dtype)
     torch.manual_seed(spec.seed)
     model = trainable(spec, machine)
+    rehearsed_per_step = round(spec.batch_rows * spec.rehearsal_share)
+    # Before a checkpoint is put in, the model still answers as the base does: the new adapter changes nothing yet.
+    rehearsed = _rehearse(run_dir, model, lesson, machine) if rehearsed_per_step else []
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
     if checkpoint:
@@ -102,7 +106,8 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
             group["lr"] = rate
         torch.manual_seed(spec.seed * 1_000_003 + progress.step)  # dropout: a function of seed and step
         rows = [lesson.train[i] for i in step_rows(len(lesson.train), spec.batch_rows, spec.seed, progress.step)]
-        loss = _accumulate(model, rows, token_limit, share_prefix, machine)
+        extra = step_rehearsal(rehearsed, rehearsed_per_step, spec.seed, progress.step) if rehearsed else []
+        loss = _accumulate(model, [*rows, *extra], token_limit, share_prefix, machine)
         norm = float(torch.nn.utils.clip_grad_norm_(trained, spec.max_grad_norm))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise InputError(_diverged(spec, progress.step + 1))
@@ -167,14 +172,26 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
 
 
 def _accumulate(model: Any, rows: list[Tokens], token_limit: int, share_prefix: bool, machine: Machine) -> float:
-    """Gradient of the mean loss over all trained tokens of a step, however many parts it is computed in."""
+    """Gradient of the mean loss over all trained tokens of a step, however many parts it is computed in.
+
+    Returns the mean loss of the dataset's own rows; rehearsal moves the weights but is not reported as learning.
+    """
     trained_tokens = sum(sum(row.trained[1:]) for row in rows)
+    own_tokens = sum(sum(row.trained[1:]) for row in rows if row.example_id != REHEARSED)
     total = 0.0
     for batch in micro_batches(rows, token_limit, share_prefix, length_multiple(machine)):
-        loss = summed_loss(_inner(model), batch, machine) / trained_tokens
-        loss.backward()
-        total += float(loss.detach())
-    return total
+        batch = batch.to(machine.device)
+        losses = token_losses(_inner(model), batch, machine)
+        (losses.sum() / trained_tokens).backward()
+        total += float((losses.detach() * batch.counted).sum())
+    return total / own_tokens
+
+
+def _rehearse(run_dir: Path, model: Any, lesson: Lesson, machine: Machine) -> list[Tokens]:
+    model.eval()
+    rows = rehearsed_rows(run_dir / "rehearsal.json", _inner(model), lesson.tokenizer, machine)
+    model.train()
+    return rows
 
 
 def _inner(model: Any) -> Any:

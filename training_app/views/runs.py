@@ -26,7 +26,7 @@ LOG_BYTES = 20_000
 @require_GET
 def run_list(request: SignedInRequest, project: int) -> HttpResponse:
     found = get_project(request.user, project)
-    runs = found.runs.select_related("version__dataset", "base", "job", "created_by")
+    runs = Run.objects.filter(project=found).select_related("version__dataset", "base", "job", "created_by")
     context = {
         "project": found,
         "section": "runs",

@@ -29,6 +29,7 @@ SAMPLE = Path(settings.BASE_DIR) / "datasets_app" / "samples" / "kestrel-40-manu
 NEEDED_SHARE, BASE_LIMIT = 1 / 3, 0.05
 PICKED_UP_SECONDS = 90
 MAX_FACTS = 64
+EPOCHS = 4
 
 
 class Command(BaseCommand):
@@ -79,6 +80,7 @@ class Command(BaseCommand):
         version.refresh_from_db()
         self.stdout.write(f"  {version.counts}")
         config = {name: value for name, value in knobs("dora", "balanced").items() if name not in HIDDEN}
+        config["epochs"] = EPOCHS
         run = services.plan_run(
             actor=actor,
             project=project,
