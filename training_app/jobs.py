@@ -1,7 +1,6 @@
 """The long work of this app: look at a run, train, evaluate. Each may run again from the start without doing harm."""
 
 import fcntl
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from django.utils import timezone
 
 from finetune_site.jobs.handle import Handle
 from finetune_site.jobs.kinds import job_kind
-from finetune_site.lib.channel import write_json
+from finetune_site.lib.channel import load_json, write_json
 from training_app import chatting, services
 from training_app.engine.spec import EvaluateSpec, PrepareSpec
 from training_app.models import BaseModel, Evaluation, EvaluationRow, Run
@@ -106,7 +105,7 @@ def prepare_base(handle: Handle, base: BaseModel) -> None:
             spec = PrepareSpec(source=base.source, location=base.location, out_dir=str(base.folder))
             work = _work_folder(handle)
             run_engine(handle, {"task": "prepare", **vars(spec)}, work, result=base.folder)
-        facts = json.loads((base.folder / "result.json").read_text())
+        facts = load_json(base.folder / "result.json")
     if base.facts != facts:
         handle.write(lambda: BaseModel.objects.filter(pk=base.pk).update(facts=facts, ready_at=timezone.now()))
 
@@ -119,8 +118,7 @@ def run_engine(
     path = folder / "spec.json"
     write_json(path, spec)
     handle.run_engine(ENGINE, [str(path)], log_path=folder / "log.txt", on_event=on_event or (lambda event: None))
-    found: dict[str, Any] = json.loads(((result or folder) / "result.json").read_text())
-    return found
+    return load_json((result or folder) / "result.json")
 
 
 def _work_folder(handle: Handle) -> Path:

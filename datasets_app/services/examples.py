@@ -116,6 +116,7 @@ def _add_text(example: Example, content: dict[str, Any], author: User, number: i
 
 
 def _move(example: Example, verdict: str, actor: User, reason: str) -> None:
+    assert example.text is not None  # every kept example has a text
     Decision.objects.create(
         example=example, text=example.text, before=example.state, verdict=verdict, by=actor, reason=reason[:300]
     )

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import queue
+import re
 import signal
 import stat
 import sys
@@ -98,10 +99,15 @@ def read_spec(cls: type[Spec], fields: dict[str, Any]) -> Spec:
     return cls(**fields)
 
 
+def parse_json(text: str) -> Any:
+    """Parse JSON with NUL characters replaced: a model may write one, and Postgres takes none in a text."""
+    return json.loads(re.sub(r"(?<!\\)((?:\\\\)*)\\u0000", r"\1\\ufffd", text))
+
+
 def load_json(path: str | Path) -> dict[str, Any]:
     """Read one JSON object from a file; anything else is an `InputError`."""
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        value = parse_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"The file {Path(path).name} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):

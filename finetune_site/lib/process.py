@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetune_site.lib.channel import parse_json
+
 STOP_GRACE_SECONDS = 90
 _TAIL_BYTES = 4000
 
@@ -187,7 +189,7 @@ class Engine:
         for line in self._process.stdout:
             # A process that ignores the contract (a crash in the interpreter, say) must not break its supervisor.
             with contextlib.suppress(ValueError, TypeError, KeyError):
-                event = json.loads(line)
+                event = parse_json(line.decode())
                 event["event"]
                 self._events.put(event)
 

@@ -33,7 +33,7 @@
     const data = [order, column("loss"), column("validation_loss")];
     const place = holder.querySelector("[data-chart]");
     if (!chart && place && order.length) {
-      const axis = { stroke: colour("--tblr-secondary"), grid: { stroke: colour("--tblr-border-color"), width: 1 } };
+      const axis = { stroke: colour("--tblr-body-color"), grid: { stroke: colour("--tblr-border-color"), width: 1 } };
       chart = new uPlot({
         width: place.clientWidth, height: 280, scales: { x: { time: false } }, axes: [{ ...axis, label: "step" }, axis],
         series: [{ label: "step" }, { label: "loss", stroke: colour("--tblr-primary"), width: 2 },

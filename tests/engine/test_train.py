@@ -152,6 +152,59 @@ def test_a_folder_of_another_run_is_refused(
     assert finished.code == 2 and "holds a run with other data or parameters" in finished.refusal
 
 
+def test_a_loss_that_is_no_number_stops_the_run(lesson_fields: dict[str, Any], tmp_path: Path) -> None:
+    """Stopped after a few steps, its optimizer poisoned, the run goes on into a loss that is no number."""
+    from safetensors.torch import load_file, save_file
+
+    fields = {"task": "train", **lesson_fields, "checkpoint_every": 1, "run_dir": str(tmp_path / "run")}
+    process = start(tmp_path, fields)
+    stop_after(process, 2)
+    process.terminate()
+    assert finish(process).code == 130
+    newest = max((tmp_path / "run" / "checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1]))
+    moments = load_file(newest / "optimizer.safetensors")
+    poisoned = {name: tensor * float("nan") if "exp_avg" in name else tensor for name, tensor in moments.items()}
+    save_file(poisoned, newest / "optimizer.safetensors")
+    finished = run_engine(tmp_path, fields)
+    assert (
+        finished.code == 2 and "Start a new run with a lower learning rate (0.002 instead of 0.005)" in finished.refusal
+    )
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_damaged_base_model_is_refused(lesson_fields: dict[str, Any], tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    base = Path(shutil.copytree(lesson_fields["base_dir"], tmp_path / "base"))
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"][:] = float("nan")
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    change = {"base_dir": str(base), "run_dir": str(tmp_path / "run")}
+    finished = run_engine(tmp_path, {"task": "train", **lesson_fields, **change})
+    assert finished.code == 2 and "its weights are damaged" in finished.refusal
+
+
+def test_two_engines_never_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from finetune_site.lib.channel import InputError
+    from training_app.engine import train
+
+    class Calm:
+        def check(self) -> None:
+            pass
+
+    monkeypatch.setattr(train, "LOCK_WAIT_SECONDS", 0.3)
+    with (
+        train.only_engine(tmp_path, Calm()),  # type: ignore[arg-type]
+        pytest.raises(InputError, match="Another engine is training in this run folder"),
+        train.only_engine(tmp_path, Calm()),  # type: ignore[arg-type]
+    ):
+        pass
+    with train.only_engine(tmp_path, Calm()):  # type: ignore[arg-type]
+        assert (tmp_path / "lock").exists()
+
+
 def test_a_fault_of_ours_ends_with_1(lesson_fields: dict[str, Any], tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("in the way")

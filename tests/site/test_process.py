@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_site.lib import files
+from finetune_site.lib import channel, files
 from finetune_site.lib.process import Engine, Limits, is_alive, kill_group, start_time
 
 SCRIPT = "tests.site.small_engine"
@@ -118,6 +118,13 @@ def test_tail_gives_whole_lines(tmp_path, text, size, want):
     path = Path(tmp_path / "log")
     path.write_text(text)
     assert files.tail(path, size) == want
+
+
+@pytest.mark.parametrize(
+    ("text", "want"), [(r'"a\u0000b"', "a\ufffdb"), (r'"a\\u0000b"', r"a\u0000b"), (r'"a\\\u0000"', "a\\\ufffd")]
+)
+def test_a_nul_that_a_model_wrote_does_not_reach_the_database(text, want):
+    assert channel.parse_json(text) == want
 
 
 def test_write_whole_leaves_no_part_behind_and_names_the_hash(tmp_path):

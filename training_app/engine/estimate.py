@@ -15,7 +15,7 @@ from training_app.engine.batches import shared_prefix, step_rows
 from training_app.engine.hardware import Machine
 from training_app.engine.lesson import Lesson
 from training_app.engine.prepare import count_parameters
-from training_app.engine.spec import _RunSpec
+from training_app.engine.spec import RunSpec
 from training_app.engine.template import Tokens
 
 # Share of the measured matmul rate that a whole step reaches; benchmarks/training.py prints it as matmul_share.
@@ -37,7 +37,7 @@ class Estimate:
     warnings: list[str]
 
 
-def estimate(spec: _RunSpec, lesson: Lesson, machine: Machine) -> Estimate:
+def estimate(spec: RunSpec, lesson: Lesson, machine: Machine) -> Estimate:
     """Memory and time of the run that `spec` describes on this machine."""
     config, parameters = read_config(spec.base_dir), count_parameters(Path(spec.base_dir))
     trainable = parameters if spec.method == "full" else adapter_parameters(spec, config)
@@ -57,7 +57,7 @@ def estimate(spec: _RunSpec, lesson: Lesson, machine: Machine) -> Estimate:
     return Estimate(memory, available, round(seconds, 1), trainable, how, warnings)
 
 
-def adapter_parameters(spec: _RunSpec, config: Any) -> int:
+def adapter_parameters(spec: RunSpec, config: Any) -> int:
     """Weights of the adapter, counted on a model without storage."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -74,7 +74,7 @@ def adapter_parameters(spec: _RunSpec, config: Any) -> int:
     return count
 
 
-def _memory(spec: _RunSpec, lesson: Lesson, machine: Machine, config: Any, parameters: int, trainable: int) -> int:
+def _memory(spec: RunSpec, lesson: Lesson, machine: Machine, config: Any, parameters: int, trainable: int) -> int:
     """Bytes at the peak of a step: weights, what training them keeps, activations, logits, the libraries."""
     text = config.get_text_config()
     half = machine.dtype == torch.bfloat16
@@ -96,7 +96,7 @@ def _memory(spec: _RunSpec, lesson: Lesson, machine: Machine, config: Any, param
     return int(weights + training + activations + logits + tokens * tokens + LIBRARY_BYTES)
 
 
-def _seconds(spec: _RunSpec, lesson: Lesson, machine: Machine, config: Any, parameters: int) -> float:
+def _seconds(spec: RunSpec, lesson: Lesson, machine: Machine, config: Any, parameters: int) -> float:
     sampled = range(min(lesson.total_steps, SAMPLED_STEPS))
     flops = 0.0
     for step in sampled:
@@ -106,7 +106,7 @@ def _seconds(spec: _RunSpec, lesson: Lesson, machine: Machine, config: Any, para
     return float(lesson.total_steps * (per_step + STEP_SECONDS))
 
 
-def step_flops(spec: _RunSpec, rows: list[Tokens], config: Any, parameters: int) -> float:
+def step_flops(spec: RunSpec, rows: list[Tokens], config: Any, parameters: int) -> float:
     """Floating-point operations of the matrix products of one step, as this engine computes it."""
     text = config.get_text_config()
     embeddings = text.vocab_size * text.hidden_size

@@ -7,7 +7,7 @@ from typing import Any
 from finetune_site.lib.channel import InputError
 from training_app.engine.batches import steps_per_epoch
 from training_app.engine.rows import read_rows
-from training_app.engine.spec import _RunSpec
+from training_app.engine.spec import RunSpec
 from training_app.engine.template import Tokens, load_tokenizer, tokenize
 
 
@@ -28,7 +28,7 @@ class Lesson:
         return sum(len(row.ids) for row in self.train)
 
 
-def load_lesson(spec: _RunSpec) -> Lesson:
+def load_lesson(spec: RunSpec) -> Lesson:
     """Read, verify and tokenise; `InputError` for whatever a training must refuse."""
     rows = read_rows(spec.data_path, spec.data_sha256)
     tokenizer = load_tokenizer(spec.base_dir)
@@ -52,7 +52,7 @@ def load_lesson(spec: _RunSpec) -> Lesson:
     )
 
 
-def _warnings(train: list[Tokens], validation: list[Tokens], spec: _RunSpec) -> list[str]:
+def _warnings(train: list[Tokens], validation: list[Tokens], spec: RunSpec) -> list[str]:
     found = []
     if cut := sum(row.truncated for row in (*train, *validation)):
         found.append(

@@ -7,7 +7,7 @@ import torch
 
 from finetune_site.lib.channel import InputError
 from training_app.engine.hardware import Machine
-from training_app.engine.spec import TrainSpec, _RunSpec
+from training_app.engine.spec import RunSpec, TrainSpec
 
 ADAPTER, WHOLE = "adapter", "model"
 
@@ -24,7 +24,7 @@ def load_base(base_dir: str | Path, device: torch.device, dtype: torch.dtype = t
     return model.to(device)
 
 
-def trainable(spec: _RunSpec, machine: Machine) -> Any:
+def trainable(spec: RunSpec, machine: Machine) -> Any:
     """The base model ready to be trained under `spec`: all of it, or frozen with an adapter in its linear layers.
 
     Trained weights stay float32. With bfloat16 the frozen matrices are stored in it and products run under autocast.
@@ -39,7 +39,7 @@ def trainable(spec: _RunSpec, machine: Machine) -> Any:
     return model.train()
 
 
-def _attach_adapter(model: Any, spec: _RunSpec, dtype: torch.dtype) -> Any:
+def _attach_adapter(model: Any, spec: RunSpec, dtype: torch.dtype) -> Any:
     from peft import LoraConfig, get_peft_model
 
     from training_app.engine.dora import speed_up

@@ -53,7 +53,7 @@ class PrepareSpec:
 
 
 @dataclass(frozen=True)
-class _RunSpec:
+class RunSpec:
     """What a preview and a training have in common: the sealed rows, the base model and every knob."""
 
     data_path: str
@@ -65,7 +65,7 @@ class _RunSpec:
         42, "Decides order and initial values: the same seed gives the same run.", Bounds(0, 2**31 - 1, "")
     )
     epochs: float = knob(
-        10, "How often every row is seen.", Bounds(0.01, 1000, "more than that only memorises the wording")
+        4.0, "How often every row is seen.", Bounds(0.01, 1000, "more than that only memorises the wording")
     )
     max_steps: int = knob(0, "Stop after this many steps; 0 means all epochs.", Bounds(0, 10_000_000, ""))
     learning_rate: float = knob(
@@ -143,14 +143,14 @@ class _RunSpec:
 
 
 @dataclass(frozen=True)
-class PreviewSpec(_RunSpec):
+class PreviewSpec(RunSpec):
     """Tokenise and estimate; train nothing."""
 
     out_dir: str = ""
 
 
 @dataclass(frozen=True)
-class TrainSpec(_RunSpec):
+class TrainSpec(RunSpec):
     """Train, or go on training, in `run_dir`."""
 
     run_dir: str = ""
@@ -170,7 +170,7 @@ class EvaluateSpec:
     max_rows: int = 200
     general: bool = True
     max_new_tokens: int = 64
-    batch_rows: int = 16
+    batch_rows: int = 48
     threads: int = 0
     device: str = "auto"
     dtype: str = "auto"
@@ -215,10 +215,12 @@ class Preset:
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "quick": Preset("Quick look", "A few passes in minutes: shows whether the rows teach anything.", {"epochs": 3}),
+        "quick": Preset(
+            "Quick look", "A few passes in minutes: shows whether the rows teach anything.", {"epochs": 2.0}
+        ),
         "balanced": Preset("Balanced", "Learns the facts and keeps general knowledge: the right start.", {}),
         "thorough": Preset(
-            "Thorough", "More passes at a higher rank, about twice as long.", {"epochs": 16, "rank": 32, "alpha": 64}
+            "Thorough", "More passes at a higher rank, about twice as long.", {"epochs": 8.0, "rank": 32, "alpha": 64}
         ),
     }
 )
@@ -226,7 +228,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 
 def knobs(method: str = "dora", preset: str = "balanced") -> dict[str, Any]:
     """Every knob's value under a preset and method: what a form starts from. Both names must exist."""
-    values: dict[str, Any] = {item.name: item.default for item in fields(_RunSpec) if item.metadata}
+    values: dict[str, Any] = {item.name: item.default for item in fields(RunSpec) if item.metadata}
     values |= PRESETS[preset].values
     if method == "full":
         values["learning_rate"] = values["learning_rate"] / 10
@@ -243,7 +245,7 @@ def _check_field(name: str, value: Any, metadata: Mapping[str, Any], kind: type)
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(f"{name} must be a number.")
-    if kind is int and name != "epochs" and not float(value).is_integer():
+    if kind is int and not float(value).is_integer():
         raise InputError(f"{name} must be a whole number.")
     because = f": {bounds.why}." if bounds.why else "."
     if value < bounds.low:

@@ -204,6 +204,8 @@ def _layout(spec: TrainSpec, model: Any, lesson: Lesson, machine: Machine, chann
     model.eval()
     difference = layout_difference(_inner(model), lesson.train[:3], machine)
     model.train()
+    if math.isnan(difference):
+        raise InputError("The base model's own loss is not a number: its weights are damaged. Prepare it again.")
     if difference < (0.05 if machine.dtype == torch.bfloat16 else 1e-3):
         return spec.micro_batch_tokens, True
     channel.emit(
