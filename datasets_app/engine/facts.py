@@ -158,7 +158,9 @@ def _section(members: list[Element], document: str, count: int) -> Iterator[Fact
     if not _is_name(heading) or not 60 <= len(text) <= MAX_ANSWER or not text.endswith(".") or text.endswith(".."):
         return
     quote = body[0].text[: len(text)] if body[0].text.startswith(text[:40]) else body[0].text
-    asked = wordings.ask(wordings.SECTION, f"section/{document}/{heading}", count, h=heading)
+    bare = _without_number(heading)
+    table = wordings.QUESTION if bare.endswith("?") else wordings.SECTION
+    asked = wordings.ask(table, f"section/{document}/{heading}", count, h=bare)
     yield Fact("section", asked, text, "", quote, body[0])
 
 

@@ -73,6 +73,17 @@ SECTION = {
     "summary": "Give me the main point of “{h}”.",
     "read": "What do I read in the section “{h}”?",
 }
+# A heading that is itself a question, as in a list of frequent questions.
+QUESTION = {
+    "plain": "{h}",
+    "know": "I would like to know: {h}",
+    "answer": "Please answer this question: {h}",
+    "short": "{h} Tell me in short.",
+    "wonder": "I wonder: {h}",
+    "according": "According to the document: {h}",
+    "explain": "Can you explain? {h}",
+    "asked": "Somebody asked me: {h} What shall I say?",
+}
 
 
 def ask(table: dict[str, str], fact: str, count: int, **words: str) -> dict[str, str]:

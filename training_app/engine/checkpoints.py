@@ -29,8 +29,7 @@ class Progress:
 
 def newest(run_dir: Path) -> Path | None:
     """The complete checkpoint with the highest step."""
-    found = [path for path in (run_dir / "checkpoints").glob("step-*") if (path / "state.json").exists()]
-    return max(found, key=lambda path: int(path.name.removeprefix("step-")), default=None)
+    return next(reversed(_complete(run_dir / "checkpoints")), None)
 
 
 def read_progress(checkpoint: Path) -> Progress:
@@ -40,7 +39,7 @@ def read_progress(checkpoint: Path) -> Progress:
 def save(run_dir: Path, model: Any, optimizer: torch.optim.Optimizer, progress: Progress, keep: int) -> Path:
     """Write `checkpoints/step-N` whole and remove the oldest beyond `keep`."""
     folder = run_dir / "checkpoints" / f"step-{progress.step}"
-    aside = folder.with_name(folder.name + ".part")
+    aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     save_file(_trained(model), aside / "weights.safetensors")
@@ -86,9 +85,13 @@ def _moments(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, torch.Te
     }
 
 
+def _complete(folder: Path) -> list[Path]:
+    """Whole checkpoints, oldest first. What a kill left half-written has another name."""
+    return sorted(folder.glob("step-*[0-9]"), key=lambda path: int(path.name.removeprefix("step-")))
+
+
 def _forget_old(folder: Path, keep: int) -> None:
-    found = sorted(folder.glob("step-*[0-9]"), key=lambda path: int(path.name.removeprefix("step-")))
-    for path in found[:-keep]:
+    for path in _complete(folder)[:-keep]:
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -1,0 +1,95 @@
+"""The whole site, started as people start it, loses one part after another while a run trains."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.engine.tiny import make_tiny_model
+
+ROOT = Path(__file__).resolve().parents[2]
+KEPT = {"DATABASE_URL", "FINETUNE_SECRET_KEY", "DJANGO_ALLOW_ASYNC_UNSAFE"}
+
+
+@pytest.fixture
+def running_site(tmp_path):
+    """`manage.py up` with a data folder of its own; yields its environment, its address and its process."""
+    tmp_path.chmod(0o755)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if name not in KEPT}
+    environment |= {"FINETUNE_DATA_DIR": str(tmp_path / "data"), "FINETUNE_ENGINE_THREADS": "1"}
+    log = (tmp_path / "up.log").open("w")
+    site = subprocess.Popen(
+        [sys.executable, "manage.py", "up", "--port", str(port)], cwd=ROOT, env=environment, stdout=log, stderr=log
+    )
+    address = f"http://127.0.0.1:{port}"
+    wait_for(lambda: answers(address), 90)
+    yield environment, address, site
+    site.send_signal(signal.SIGINT)
+    site.wait(120)
+
+
+def answers(address: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/login", timeout=3) as response:  # noqa: S310
+        return bool(response.status == 200)
+    return False
+
+
+def wait_for(is_so, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_survives_the_loss_of_every_part(running_site, tmp_path):
+    environment, address, _ = running_site
+    tiny = make_tiny_model(tmp_path / "tiny")
+    walk = subprocess.run(
+        [sys.executable, "-m", "tests.site.recovery_walk", str(tiny)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=850,
+    )  # fmt: skip
+    assert walk.returncode == 0, walk.stderr[-3000:] + (tmp_path / "up.log").read_text()[-3000:]
+    seen = json.loads(walk.stdout.splitlines()[-1])
+    assert seen["state"] == "succeeded", seen["error"]
+    assert seen["steps"] == list(range(1, 701))
+    assert seen["difference"] < 1e-3
+    assert seen["claims"] >= 3  # the engine's and the runner's loss each began another attempt
+    assert all(event["went_on_at"] > event["at"] for event in seen["events"].values())
+    assert answers(address)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_an_end_by_ctrl_c_leaves_no_process_and_the_next_start_has_everything(running_site, tmp_path):
+    environment, address, site = running_site
+    family = psutil.Process(site.pid).children(recursive=True)
+    assert len(family) > 8
+    site.send_signal(signal.SIGINT)
+    assert site.wait(60) == 0
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []
+    assert "First start" in (tmp_path / "up.log").read_text()
+    again = subprocess.Popen(
+        [sys.executable, "manage.py", "up", "--port", address.rpartition(":")[2]],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    began = time.monotonic()
+    wait_for(lambda: answers(address), 60)
+    assert time.monotonic() - began < 60
+    again.send_signal(signal.SIGINT)
+    out, _ = again.communicate(timeout=60)
+    assert "First start" not in out
