@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Q
 from django.db.models.functions import Now
+from django_q.models import Schedule
 
 from finetune_site.jobs import slots
 from finetune_site.jobs.events import record
@@ -56,6 +57,18 @@ def reconcile() -> list[int]:
                 _bring_back(job)
                 moved.append(job.pk)
     return moved
+
+
+@transaction.atomic
+def schedule_reconcile() -> None:
+    """See that `reconcile` comes once a minute, from one schedule however many clusters start at the same time."""
+    with connection.cursor() as cursor:
+        cursor.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
+    wanted = {"func": f"{reconcile.__module__}.reconcile", "schedule_type": Schedule.MINUTES, "minutes": 1}
+    kept = Schedule.objects.filter(name="reconcile", **wanted).order_by("pk").first()
+    Schedule.objects.filter(name="reconcile").exclude(pk=kept.pk if kept else None).delete()
+    if kept is None:
+        Schedule.objects.create(name="reconcile", cluster="default", **wanted)
 
 
 def _suspects() -> list[Job]:

@@ -23,10 +23,8 @@ class StyledMixin:
 def style(field: forms.Field) -> None:
     """Set the kit's class for the kind of a field's widget."""
     widget = field.widget
-    if isinstance(widget, forms.CheckboxInput):
+    if isinstance(widget, forms.CheckboxInput | forms.CheckboxSelectMultiple | forms.RadioSelect):
         css = "form-check-input"
-    elif isinstance(widget, forms.CheckboxSelectMultiple | forms.RadioSelect):
-        css = ""
     elif isinstance(widget, forms.Select):
         css = "form-select"
     else:

@@ -272,6 +272,26 @@ def test_after_an_outage_of_postgres_nobody_is_declared_dead_before_it_could_ren
     assert Job.objects.get(pk=job.pk).state == "running"
 
 
+@pytest.mark.django_db(transaction=True)
+def test_clusters_that_start_at_once_make_one_schedule():
+    from django_q.models import Schedule
+
+    def make():
+        try:
+            gate.wait()
+            dispatch.schedule_reconcile()
+        finally:
+            connection.close()
+
+    gate = threading.Barrier(4)
+    threads = [threading.Thread(target=make) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Schedule.objects.filter(name="reconcile").count() == 1
+
+
 def test_the_database_refuses_a_running_job_without_a_token(kind, project, trainer):
     job = enqueue(project, trainer)
     with pytest.raises(IntegrityError), transaction.atomic():

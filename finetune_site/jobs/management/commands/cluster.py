@@ -17,10 +17,10 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import DatabaseError, InterfaceError, connection
 from django.utils import timezone
-from django_q.models import OrmQ, Schedule
+from django_q.models import OrmQ
 
 from finetune_site.jobs import slots
-from finetune_site.jobs.dispatch import reconcile
+from finetune_site.jobs.dispatch import reconcile, schedule_reconcile
 from finetune_site.jobs.services import wake
 
 TICK_SECONDS = 15
@@ -40,15 +40,7 @@ class Command(BaseCommand):
         self.is_stopping = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        Schedule.objects.update_or_create(
-            name="reconcile",
-            defaults={
-                "func": "finetune_site.jobs.dispatch.reconcile",
-                "schedule_type": Schedule.MINUTES,
-                "minutes": 1,
-                "cluster": "default",
-            },
-        )
+        schedule_reconcile()
         reconcile()
         self._start()
         while not self.is_stopping:
