@@ -35,7 +35,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="finetune-bench-") as folder:
         base = prepare_base(Path(folder))
         figures: dict[str, Any] = {"method": options.method}
-        for name, lengths in (("varied", (8, 220)), ("uniform", (60, 64))):
+        for name, lengths in (("varied", (4, 90)), ("uniform", (30, 32))):
             figures[name] = compare(Path(folder) / name, base, lengths, options)
         figures["matmul_share"] = figures["varied"]["matmul_share"]
         figures["portal_overhead"] = portal_overhead(Path(folder) / "portal", base, options)
@@ -138,7 +138,14 @@ def run_rival(arm: str, spec: Any, rows: list[Any], machine: Any, folder: Path) 
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
     from torch.utils.data import SequentialSampler
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        PrinterCallback,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
     from trl import SFTConfig, SFTTrainer
 
     class Clock(TrainerCallback):
@@ -198,12 +205,13 @@ def run_rival(arm: str, spec: Any, rows: list[Any], machine: Any, folder: Path) 
         options = {**shared, "per_device_train_batch_size": 2} if packed else shared
         trainer = in_order(SFTTrainer)(
             model=model,
-            args=SFTConfig(**options, packing=packed, max_length=length, dataset_num_proc=None),
+            args=SFTConfig(**options, packing=packed, max_length=length, completion_only_loss=True),
             train_dataset=Dataset.from_list(records),
             processing_class=tokenizer,
             peft_config=adapter,
             callbacks=[clock],
         )
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     return tokens_after_first_step(arm, trainer, rows) / (clock.stamps[-1] - clock.stamps[0]), statistics.mean(
         clock.losses
@@ -263,7 +271,7 @@ def portal_overhead(folder: Path, base: Path, options: argparse.Namespace) -> fl
 
     from finetune_site.lib.process import Engine
 
-    make_version(folder / "version.parquet", options.steps * BATCH_ROWS, (8, 220))
+    make_version(folder / "version.parquet", options.steps * BATCH_ROWS, (4, 90))
     speeds: dict[str, list[float]] = {"alone": [], "supervised": []}
     for repetition in range(options.repetitions):
         for manner in speeds:

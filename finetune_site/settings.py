@@ -196,6 +196,8 @@ Q_CLUSTER = {"name": "default", **_cluster, "ALT_CLUSTERS": {"gpu": {**_cluster,
 
 # The engines: how many threads a training process takes, and how long a chat model stays in memory unused.
 ENGINE_THREADS = _number("FINETUNE_ENGINE_THREADS", 0)
+# Folders below which operators may register base models.
+MODEL_FOLDERS = [part for part in os.environ.get("FINETUNE_MODEL_FOLDERS", "").split(":") if part]
 CHAT_IDLE_SECONDS = _number("FINETUNE_CHAT_IDLE_SECONDS", 300)
 
 LOGGING = {

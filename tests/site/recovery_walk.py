@@ -21,6 +21,7 @@ from django.db import InterfaceError, OperationalError, connection  # noqa: E402
 from datasets_app.models import DatasetVersion  # noqa: E402
 from datasets_app.services import datasets, examples  # noqa: E402
 from finetune_site.jobs.models import Job, JobState  # noqa: E402
+from finetune_site.lib.postgres import home  # noqa: E402
 from finetune_site.projects.services import create_project  # noqa: E402
 from training_app import services  # noqa: E402
 from training_app.engine.spec import knobs  # noqa: E402
@@ -99,7 +100,7 @@ def kill_web(run: Run) -> None:
 
 
 def restart_postgres(run: Run) -> None:
-    lock = Path(settings.DATA_DIR) / "postgres" / "data" / "postmaster.pid"
+    lock = home(settings.DATA_DIR) / "data" / "postmaster.pid"
     os.kill(int(lock.read_text().split()[0]), signal.SIGINT)
     time.sleep(3)
 

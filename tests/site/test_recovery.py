@@ -3,10 +3,12 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -23,12 +25,13 @@ KEPT = {"DATABASE_URL", "FINETUNE_SECRET_KEY", "DJANGO_ALLOW_ASYNC_UNSAFE"}
 @pytest.fixture
 def running_site(tmp_path):
     """`manage.py up` with a data folder of its own; yields its environment, its address and its process."""
-    tmp_path.chmod(0o755)
+    data = Path(tempfile.mkdtemp(prefix="finetune-site-"))  # not in tmp_path, which only root can enter
+    data.chmod(0o755)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if name not in KEPT}
-    environment |= {"FINETUNE_DATA_DIR": str(tmp_path / "data"), "FINETUNE_ENGINE_THREADS": "1"}
+    environment |= {"FINETUNE_DATA_DIR": str(data), "FINETUNE_ENGINE_THREADS": "1"}
     log = (tmp_path / "up.log").open("w")
     site = subprocess.Popen(
         [sys.executable, "manage.py", "up", "--port", str(port)], cwd=ROOT, env=environment, stdout=log, stderr=log
@@ -38,6 +41,7 @@ def running_site(tmp_path):
     yield environment, address, site
     site.send_signal(signal.SIGINT)
     site.wait(120)
+    shutil.rmtree(data)
 
 
 def answers(address: str) -> bool:

@@ -166,3 +166,14 @@ def test_a_job_of_a_stranger_cannot_be_stopped(project, trainer, stranger, versi
     with pytest.raises(services.TrainingError):
         services.stop_run(actor=trainer, run=run)
     jobs.cancel(actor=trainer, job=run.preview_job)
+
+
+def test_a_base_model_folder_must_lie_where_the_operator_allows_it(db, operator, client_of, settings, tmp_path):
+    from training_app.models import BaseModel
+
+    settings.MODEL_FOLDERS = [str(tmp_path / "models")]
+    client = client_of(operator)
+    fields = {"name": "x:1", "title": "X", "source": "folder", "licence": ""}
+    for location, is_kept in (("/etc", False), (f"{tmp_path}/models/../..", False), (f"{tmp_path}/models/x", True)):
+        client.post(reverse("admin:training_app_basemodel_add"), {**fields, "location": location})
+        assert BaseModel.objects.filter(name="x:1").exists() == is_kept

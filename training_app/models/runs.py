@@ -5,6 +5,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, User
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.urls import reverse
 from django.utils import timezone
@@ -37,6 +38,13 @@ class BaseModel(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        """A folder must lie below one that the operator of the machine has opened for models."""
+        allowed = [Path(root).resolve() for root in settings.MODEL_FOLDERS]
+        place = Path(self.location).resolve()
+        if self.source == self.FOLDER and not any(place.is_relative_to(root) for root in allowed):
+            raise ValidationError({"location": "The folder must lie below one of FINETUNE_MODEL_FOLDERS."})
 
     @property
     def folder(self) -> Path:
