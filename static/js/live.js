@@ -6,7 +6,7 @@
 //   document.addEventListener("live:step", (e) => e.detail)      {job, body} of any other event kind
 (() => {
   const POLL_MS = 4000, GIVE_UP_MS = 8000;
-  let source = null, last = null, openedAt = 0, isOpen = false;
+  let source = null, last = null, lostAt = Date.now(), isOpen = false;
 
   const shown = (job) => document.querySelectorAll(`[data-job="${job}"]`);
   const tellState = (job) => document.querySelectorAll(`[data-job-state="${job}"]`).forEach((el) => htmx.trigger(el, "job-state"));
@@ -35,6 +35,7 @@
   }
 
   function setState(open) {
+    if (isOpen && !open) lostAt = Date.now();  // trying again does not begin the wait anew
     isOpen = open;
     const label = document.querySelector("[data-live-state]");
     if (label) label.textContent = open ? "live" : source ? "connecting…" : "";
@@ -43,7 +44,6 @@
   function open() {
     const url = document.body.dataset.live;
     if (!url || source || document.hidden) return;
-    openedAt = Date.now();
     source = new EventSource(last ? `${url}?last=${last}` : url);
     source.onopen = () => setState(true);
     source.onerror = () => setState(false);
@@ -78,7 +78,7 @@
   document.addEventListener("DOMContentLoaded", open);
   setInterval(() => {
     if (document.hidden || isOpen || !document.body.dataset.live) return;
-    if (Date.now() - openedAt > GIVE_UP_MS) poll();
+    if (Date.now() - lostAt > GIVE_UP_MS) poll();
     if (source && source.readyState === EventSource.CLOSED) { close(); open(); }
   }, POLL_MS);
 })();

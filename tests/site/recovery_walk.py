@@ -132,7 +132,8 @@ def wait_for_step(run: Run, more: int) -> int:
 
 
 def last_step(run: Run) -> int:
-    return Metric.objects.filter(run=run).order_by("-step").values_list("step", flat=True).first() or 0
+    steps = Metric.objects.filter(run=run).order_by("-step").values_list("step", flat=True)
+    return patiently(lambda: [steps.all().first() or 0])[0]
 
 
 def wait_for_end(run: Run) -> None:
@@ -140,12 +141,12 @@ def wait_for_end(run: Run) -> None:
 
 
 def patiently(is_so) -> None:
-    """Wait until it is so; Postgres may be away meanwhile."""
+    """Wait until it is so, and return what it said; Postgres may be away meanwhile."""
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
         try:
-            if is_so():
-                return
+            if answer := is_so():
+                return answer
         except (OperationalError, InterfaceError):
             connection.close()
         time.sleep(0.1)

@@ -11,6 +11,8 @@ import torch
 
 from finetune_site.lib.channel import InputError
 
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86, x86, ARM
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -29,38 +31,40 @@ class Machine:
 def choose_machine(threads: int, device: str, dtype: str) -> Machine:
     """Set the thread count, pick the device, and pick the precision.
 
-    `auto` takes CUDA where there is one; on a processor it takes bfloat16 only where that is measured to be clearly
-    faster (with AVX512-BF16 or AMX twice as fast, without them three times slower).
+    `auto` takes CUDA where there is one. On a processor it takes bfloat16 where that has instructions of its own (then
+    matrix products run twice as fast; without them three times slower), by their names and not by a stopwatch: a run
+    must not depend on what its neighbours did while it started.
     """
     threads = threads or min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
     torch.set_num_threads(threads)
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device is cuda, but this machine has no CUDA device. Choose auto or cpu.")
     place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-    if dtype != "auto":
-        kind = torch.float32 if dtype == "float32" else torch.bfloat16
-        return Machine(place, kind, threads, matmul_rate(place, kind))
-    if place.type == "cuda":
-        return Machine(place, torch.bfloat16, threads, matmul_rate(place, torch.bfloat16))
-    single, half = matmul_rate(place, torch.float32), matmul_rate(place, torch.bfloat16)
-    return Machine(place, torch.bfloat16 if half > 1.3 * single else torch.float32, threads, max(single, half))
+    if dtype == "auto":
+        dtype = "bfloat16" if place.type == "cuda" or BFLOAT16_FLAGS & _processor_flags() else "float32"
+    kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    return Machine(place, kind, threads, matmul_rate(place, kind, threads))
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.15) -> float:
-    """Floating-point operations a second of `torch.matmul` on matrices of a small transformer's size."""
+def matmul_rate(device: torch.device, dtype: torch.dtype, threads: int, seconds: float = 0.3) -> float:
+    """Floating-point operations a second of `torch.matmul` on matrices of a small transformer's size.
+
+    On a processor one thread is measured and multiplied: two threads on a busy machine show the neighbours' work.
+    """
     left = torch.randn(512, 576, device=device, dtype=dtype)
     right = torch.randn(576, 1536, device=device, dtype=dtype)
+    torch.set_num_threads(1)
     for _ in range(3):
         left @ right
     _wait_for(device)
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
-        for _ in range(4):
-            left @ right
+        left @ right
         _wait_for(device)
-        best = min(best, (time.perf_counter() - start) / 4)
-    return 2 * 512 * 576 * 1536 / best
+        best = min(best, time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    return 2 * 512 * 576 * 1536 / best * (threads if device.type == "cpu" else 1)
 
 
 def memory_bytes(device: torch.device) -> int:
@@ -72,11 +76,20 @@ def memory_bytes(device: torch.device) -> int:
 
 def processor_name() -> str:
     """The processor's name as Linux tells it."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _processor_flags() -> set[str]:
+    return {*_cpuinfo("flags").split(), *_cpuinfo("Features").split()}
+
+
+def _cpuinfo(key: str) -> str:
+    """The first processor's entry of that name; empty where Linux tells nothing."""
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith(key))
     except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        return ""
 
 
 def _wait_for(device: torch.device) -> None:

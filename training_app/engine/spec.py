@@ -123,7 +123,7 @@ class RunSpec:
     device: str = knob("auto", "Where to compute.", choices=("auto", "cpu", "cuda"))
     dtype: str = knob(
         "auto",
-        "Precision of the matrix products; auto measures which is faster here.",
+        "Precision of the matrix products; auto takes bfloat16 where the device has it.",
         choices=("auto", "float32", "bfloat16"),
     )
 
@@ -134,6 +134,11 @@ class RunSpec:
             raise InputError(
                 f"learning_rate must be below 0.005 in full training: {self.learning_rate} moves every weight too far."
             )
+
+    @property
+    def rehearsal_rows(self) -> int:
+        """How many rehearsed rows stand in each step beside `batch_rows`."""
+        return round(self.batch_rows * self.rehearsal_share)
 
     @property
     def targets(self) -> str | list[str]:

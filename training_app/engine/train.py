@@ -67,9 +67,8 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
     machine = choose_machine(spec.threads, spec.device, progress.dtype or spec.dtype)
     torch.manual_seed(spec.seed)
     model = trainable(spec, machine)
-    rehearsed_per_step = round(spec.batch_rows * spec.rehearsal_share)
     # Before a checkpoint is put in, the model still answers as the base does: the new adapter changes nothing yet.
-    rehearsed = _rehearse(run_dir, model, lesson, machine) if rehearsed_per_step else []
+    rehearsed = _rehearse(run_dir, model, lesson, machine) if spec.rehearsal_rows else []
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
     if checkpoint:
@@ -106,7 +105,7 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
             group["lr"] = rate
         torch.manual_seed(spec.seed * 1_000_003 + progress.step)  # dropout: a function of seed and step
         rows = [lesson.train[i] for i in step_rows(len(lesson.train), spec.batch_rows, spec.seed, progress.step)]
-        extra = step_rehearsal(rehearsed, rehearsed_per_step, spec.seed, progress.step) if rehearsed else []
+        extra = step_rehearsal(rehearsed, spec.rehearsal_rows, spec.seed, progress.step) if rehearsed else []
         loss = _accumulate(model, [*rows, *extra], token_limit, share_prefix, machine)
         norm = float(torch.nn.utils.clip_grad_norm_(trained, spec.max_grad_norm))
         if not (math.isfinite(loss) and math.isfinite(norm)):
