@@ -33,6 +33,11 @@ def pytest_load_initial_conftests() -> Generator[None, None, None]:
     return (yield)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Browser tests last: from the first of them on an event loop runs in this thread, and asyncio.run() refuses."""
+    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+
+
 def pytest_unconfigure() -> None:
     for server, folder in _started:
         server.stop()

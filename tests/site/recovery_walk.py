@@ -28,8 +28,8 @@ from training_app.engine.spec import knobs  # noqa: E402
 from training_app.forms import HIDDEN  # noqa: E402
 from training_app.models import BaseModel, Metric, Run  # noqa: E402
 
-STEPS = 700
-WAIT_SECONDS = 150
+STEPS = 500
+WAIT_SECONDS = 400
 
 
 def main(tiny: str) -> None:
