@@ -164,12 +164,13 @@ class Engine:
         """Pass every event to `on_event` until the engine ends. `should_stop` is asked several times a second."""
         failure: dict[str, Any] = {}
         asked_at: float | None = None
-        timed_out = False
+        timed_out = has_finished = False
         while True:
             event = self.next_event(0.25)
             if event is not None:
                 if event["event"] == "failed":
                     failure = event
+                has_finished = has_finished or event["event"] == "done"
                 on_event(event)
             elif self.is_done and self._events.empty():
                 break
@@ -182,7 +183,9 @@ class Engine:
             if timed_out or (asked_at and now - asked_at > STOP_GRACE_SECONDS):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.pid, signal.SIGKILL)
-        return Outcome(self._process.wait(), timed_out, failure, self._log_tail())
+        code = self._process.wait()
+        # Its result was written before `done`: what a signal or a library breaks after that breaks nothing.
+        return Outcome(0 if has_finished else code, timed_out, failure, self._log_tail())
 
     def _read(self) -> None:
         assert self._process.stdout is not None

@@ -1,5 +1,7 @@
 """An engine of a few lines that does on request what engines do: work, refuse, break, wait, eat memory, spin."""
 
+import atexit
+import os
 import sys
 import time
 from pathlib import Path
@@ -12,6 +14,11 @@ def work(link: channel.Channel) -> dict[str, Any]:
     link.emit("started")
     print("a library prints")  # noqa: T201
     link.emit("step", step=1)
+    return {"answer": 42}
+
+
+def crash_late(link: channel.Channel) -> dict[str, Any]:
+    atexit.register(os.abort)
     return {"answer": 42}
 
 
@@ -45,6 +52,14 @@ def spin(link: channel.Channel) -> dict[str, Any]:
 
 if __name__ == "__main__":
     name = sys.argv[1]
-    result = Path(sys.argv[2]) if name in {"work", "break"} else None
-    task = {"work": work, "refuse": refuse, "break": break_, "wait": wait, "eat": eat, "spin": spin}[name]
+    result = Path(sys.argv[2]) if name in {"work", "break", "crash_late"} else None
+    task = {
+        "work": work,
+        "crash_late": crash_late,
+        "refuse": refuse,
+        "break": break_,
+        "wait": wait,
+        "eat": eat,
+        "spin": spin,
+    }[name]
     sys.exit(channel.run(task, result_path=result))

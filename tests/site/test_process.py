@@ -31,6 +31,12 @@ def test_events_pass_and_prints_go_to_the_log(tmp_path):
     assert '"answer": 42' in (tmp_path / "result.json").read_text()
 
 
+def test_a_crash_after_the_result_was_written_is_no_failure(tmp_path):
+    outcome, events, _ = run(tmp_path, "crash_late", str(tmp_path / "result.json"))
+    assert (outcome.returncode, events) == (0, ["done"])
+    assert (tmp_path / "result.json").exists()
+
+
 def test_wrong_input_is_code_2_with_its_sentence(tmp_path):
     outcome, _, _ = run(tmp_path, "refuse")
     assert (outcome.returncode, outcome.failure["message"]) == (2, "The rows are too few. Approve more.")
