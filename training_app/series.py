@@ -8,6 +8,7 @@ from django.db import InterfaceError, OperationalError
 
 from finetune_site.jobs.handle import Handle
 from finetune_site.jobs.queue import LeaseLost
+from finetune_site.lib.channel import read_journal
 from training_app.models import Metric, Run
 
 NAMES = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes")
@@ -28,10 +29,8 @@ class Series:
         name = event["event"]
         if name == "started":
             self._start(event)
-        elif name == "step":
-            self._points.append({key: event[key] for key in ("step", "seconds_left", "epoch", *NAMES) if key in event})
-        elif name == "eval":
-            self._points.append({"step": event["step"], "validation_loss": event["loss"]})
+        elif name in {"step", "eval"}:
+            self._points.append(_point(event))
         elif name == "checkpoint":
             self._handle.publish("checkpoint", {"line": f"Checkpoint at step {event['step']}", "step": event["step"]})
         elif name == "warning":
@@ -67,6 +66,20 @@ class Series:
         self._handle.write(lambda: Run.objects.filter(pk=self._run.pk).update(started=facts))
         self._handle.progress(event["start_step"], self._total, unit="steps", message="")
         if event["start_step"]:
+            self._catch_up(event["start_step"])
             self._handle.log(f"Goes on from the checkpoint at step {event['start_step']}")
         else:
             self._handle.log(f"Starts on {event['device']}")
+
+    def _catch_up(self, last: int) -> None:
+        """Numbers up to the checkpoint that a killed runner had not written yet: the engine's journal has them."""
+        known = set(self._run.metrics.filter(name="loss").values_list("step", flat=True))
+        for event in read_journal(self._run.folder / "events.jsonl"):
+            if event["event"] in {"step", "eval"} and event["step"] <= last and event["step"] not in known:
+                self._points.append(_point(event))
+
+
+def _point(event: dict[str, Any]) -> dict[str, Any]:
+    if event["event"] == "eval":
+        return {"step": event["step"], "validation_loss": event["loss"]}
+    return {key: event[key] for key in ("step", "seconds_left", "epoch", *NAMES) if key in event}

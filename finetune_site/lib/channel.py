@@ -5,6 +5,7 @@ event a line on its standard output and a `result.json` as its very last act. `f
 the other end. Standard library only, so that an engine starts fast and knows nothing of the site.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,9 +17,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -47,6 +48,7 @@ class Channel:
         os.dup2(2, 1)
         sys.stdout = sys.stderr
         self._lock = threading.Lock()
+        self._journal: IO[str] | None = None
         self._stop = threading.Event()
         self.requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
@@ -63,10 +65,18 @@ class Channel:
         line = json.dumps({"event": event, "at": round(time.time(), 3), **fields}, ensure_ascii=False, allow_nan=False)
         try:
             with self._lock:
+                if self._journal:
+                    self._journal.write(line + "\n")
                 self._stream.write(line + "\n")
                 self._stream.flush()
         except BrokenPipeError:
             self._stop.set()
+
+    def keep_journal(self, path: Path) -> None:
+        """From now on append every event to a file too, before it is sent: what a supervisor that is killed had not
+        yet taken over can be read there by the next one."""
+        self._journal = path.open("a", buffering=1, encoding="utf-8")
+        self._journal.write("\n")  # a line that a kill tore stays alone
 
     def check(self) -> None:
         """Raise `Cancelled` when a stop was asked for. Call it between steps."""
@@ -102,6 +112,16 @@ def read_spec(cls: type[Spec], fields: dict[str, Any]) -> Spec:
 def parse_json(text: str) -> Any:
     """Parse JSON with NUL characters replaced: a model may write one, and Postgres takes none in a text."""
     return json.loads(re.sub(r"(?<!\\)((?:\\\\)*)\\u0000", r"\1\\ufffd", text))
+
+
+def read_journal(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole events of a journal in order; none when there is no journal."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            with contextlib.suppress(ValueError):  # an empty line, or one that a kill tore
+                yield parse_json(line)
 
 
 def load_json(path: str | Path) -> dict[str, Any]:

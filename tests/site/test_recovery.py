@@ -59,7 +59,6 @@ def wait_for(is_so, seconds: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.xfail(reason="a killed runner loses the numbers of its last half second", strict=False)
 def test_a_run_survives_the_loss_of_every_part(running_site, tmp_path):
     environment, address, _ = running_site
     tiny = make_tiny_model(tmp_path / "tiny")

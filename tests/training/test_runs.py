@@ -79,6 +79,8 @@ def test_stop_keeps_a_checkpoint_and_resume_goes_on(project, trainer, client_of,
     assert list((run.folder / "checkpoints").glob("*"))
     assert "Resume" in client.get(run.get_absolute_url()).content.decode()
 
+    Metric.objects.filter(run=run, step__gt=2, step__lt=5).delete()  # as if their runner had died before it wrote them
+
     client.post(reverse("run_resume", args=[run.pk]))
     job = run_job(Job.objects.get(pk=job.pk))
     assert job.state == "succeeded", job.error_text

@@ -77,6 +77,7 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
     write_json(run_dir / "environment.json", describe_environment(spec, machine))
     token_limit, share_prefix = _layout(spec, model, lesson, machine, channel)
     trainable_count, total_count = parameter_counts(model)
+    channel.keep_journal(run_dir / "events.jsonl")
     channel.emit(
         "started",
         total_steps=lesson.total_steps,
