@@ -6,6 +6,8 @@
 //   document.addEventListener("live:step", (e) => e.detail)      {job, body} of any other event kind
 (() => {
   const POLL_MS = 4000, GIVE_UP_MS = 8000;
+  const latest = new Map();  // job → {html, state} of its last change
+  const taken = new Set();  // a stream that goes on repeats its last seconds; each event counts once
   let source = null, last = null, lostAt = Date.now(), isOpen = false;
 
   const shown = (job) => document.querySelectorAll(`[data-job="${job}"]`);
@@ -21,16 +23,35 @@
     return before !== state;
   }
 
+  function isNew(id) {
+    if (taken.has(id)) return false;
+    last = id;
+    taken.add(id);
+    if (taken.size > 4000) taken.delete(taken.values().next().value);
+    return true;
+  }
+
   function onChange(event) {
-    last = event.lastEventId || last;
+    if (!isNew(event.lastEventId)) return;
     const { job, body } = JSON.parse(event.data);
+    latest.set(String(job), body);
     swap(job, body.html, body.state);
     if (event.type === "state") tellState(job);
     document.dispatchEvent(new CustomEvent(`live:${event.type}`, { detail: { job, body } }));
   }
 
+  // A component may arrive in the page after the news of its job: a quick job ends before the answer to its upload is in.
+  function catchUp() {
+    for (const el of document.querySelectorAll("[data-job]")) {
+      const news = latest.get(el.dataset.job), there = el.querySelector("[data-poll]");
+      if (!news || !there || there.dataset.state === news.state) continue;
+      swap(el.dataset.job, news.html, news.state);
+      tellState(el.dataset.job);
+    }
+  }
+
   function onOther(event) {
-    last = event.lastEventId || last;
+    if (!isNew(event.lastEventId)) return;
     document.dispatchEvent(new CustomEvent(`live:${event.type}`, { detail: JSON.parse(event.data) }));
   }
 
@@ -47,7 +68,8 @@
     source = new EventSource(last ? `${url}?last=${last}` : url);
     source.onopen = () => setState(true);
     source.onerror = () => setState(false);
-    source.addEventListener("hello", (event) => { last = event.lastEventId; });
+    // What happened between the page and its stream came by neither: read the state again.
+    source.addEventListener("hello", (event) => { last = event.lastEventId; poll(); });
     source.addEventListener("resync", poll);
     for (const kind of ["state", "progress"]) source.addEventListener(kind, onChange);
     for (const kind of ["step", "eval", "checkpoint", "chat", "log", "warning", "row"]) source.addEventListener(kind, onOther);
@@ -72,6 +94,7 @@
     document.dispatchEvent(new CustomEvent("live:poll"));
   }
 
+  for (const kind of ["htmx:afterSettle", "live:inserted"]) document.addEventListener(kind, catchUp);
   document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
   addEventListener("pagehide", close);
   addEventListener("pageshow", open);

@@ -36,7 +36,7 @@
     holder.innerHTML = html;
     const row = holder.querySelector("template[data-row]");
     const rows = document.querySelector("[data-upload-rows]");
-    if (row && rows) { rows.prepend(row.content.cloneNode(true)); htmx.process(rows); }
+    if (row && rows) { rows.prepend(row.content.cloneNode(true)); htmx.process(rows); document.dispatchEvent(new Event("live:inserted")); }
     row?.remove();
     item.append(holder);
     return Boolean(row) && !rows;

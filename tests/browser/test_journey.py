@@ -159,6 +159,32 @@ def test_live_updates_reach_a_second_tab_and_polling_takes_over(page, context, s
     expect(other.get_by_text("3 of 7 pages")).to_be_visible(timeout=20_000)
 
 
+def test_a_job_that_ends_between_the_page_and_its_stream_is_shown_as_ended(page, site, project, trainer, problems):
+    from datasets_app.models import Document
+    from finetune_site.jobs import queue, services
+    from finetune_site.jobs.models import JobState
+
+    document = Document.objects.create(
+        project=project, name="a.txt", sha256="0" * 64, size=1, media_type="text/plain", uploaded_by=trainer
+    )
+    document.job = services.enqueue(project=project, owner=trainer, kind="datasets.parse", label="a.txt")
+    document.save()
+
+    def end_first(route):
+        job = queue.claim("default", pid=1, pid_started=1)
+        if job:
+            queue.finish(job, JobState.FAILED, code="input", text="There is nothing in it.")
+        route.continue_()
+
+    log_in(page, site, "trainer")
+    page.goto(f"{site}/projects/{project.pk}/")
+    expect(page.locator("[data-live-state]")).to_have_text("live")  # the server listens before the page in question
+    page.wait_for_timeout(500)
+    page.route("**/projects/*/live*", end_first)
+    page.goto(f"{site}{document.get_absolute_url()}")
+    expect(page.get_by_text("There is nothing in it.").first).to_be_visible(timeout=5000)
+
+
 def test_a_person_joins_by_invitation_and_sees_what_the_role_allows(page, site, project, owner, problems):
     log_in(page, site, "owner")
     page.goto(f"{site}/projects/{project.pk}/members/")
