@@ -1,6 +1,7 @@
 """How examples came into a dataset: generations with the outcome of every passage, and imports."""
 
 from django.conf import settings
+from django.core.validators import RegexValidator
 from django.db import models
 from django.urls import reverse
 from django.utils import timezone
@@ -19,7 +20,11 @@ class ModelServer(models.Model):
     provider = models.CharField(max_length=10, choices=[(OLLAMA, "Ollama"), (OPENAI, "OpenAI-compatible")])
     base_url = models.URLField(help_text="http://host:11434 for Ollama, https://host/v1 for the others")
     key_variable = models.CharField(
-        max_length=80, blank=True, help_text="Environment variable of the workers that holds its key, if it needs one"
+        max_length=80,
+        blank=True,
+        # Under this prefix engines that parse uploads do not see it, and no other secret can be sent to a server.
+        validators=[RegexValidator(r"^FINETUNE_LLM_[A-Z0-9_]+$", "Its name must begin with FINETUNE_LLM_.")],
+        help_text="Environment variable of the workers that holds its key, if it needs one: FINETUNE_LLM_…",
     )
     offered = models.TextField(help_text="The models people may choose, one a line")
     context_window = models.PositiveIntegerField(default=4096, help_text="Tokens; set on every call")

@@ -21,6 +21,8 @@ from typing import Any
 from finetune_site.lib.channel import parse_json
 
 STOP_GRACE_SECONDS = 90
+# The site's own settings, its database and its keys: an engine is told what it needs and inherits none of them.
+PRIVATE_VARIABLES = ("FINETUNE_", "DATABASE_URL", "DJANGO_", "PG")
 _TAIL_BYTES = 4000
 
 
@@ -111,7 +113,7 @@ class Engine:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, **(env or {})},
+                env={**_public_environment(), **(env or {})},
                 cwd=Path(__file__).resolve().parents[2],
                 start_new_session=True,
                 preexec_fn=lambda: _apply(self._limits),
@@ -200,6 +202,11 @@ class Engine:
         with self._log_path.open("rb") as log:
             log.seek(max(self._log_start, self._log_path.stat().st_size - _TAIL_BYTES))
             return log.read().decode(errors="replace")
+
+
+def _public_environment() -> dict[str, str]:
+    """Our environment without the site's secrets: an engine that a hostile file has taken over finds none."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE_VARIABLES)}
 
 
 def _apply(limits: Limits) -> None:

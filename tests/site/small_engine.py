@@ -17,6 +17,11 @@ def work(link: channel.Channel) -> dict[str, Any]:
     return {"answer": 42}
 
 
+def environment(link: channel.Channel) -> dict[str, Any]:
+    link.emit("environment", names=sorted(os.environ))
+    return {}
+
+
 def crash_late(link: channel.Channel) -> dict[str, Any]:
     atexit.register(os.abort)
     return {"answer": 42}
@@ -55,6 +60,7 @@ if __name__ == "__main__":
     result = Path(sys.argv[2]) if name in {"work", "break", "crash_late"} else None
     task = {
         "work": work,
+        "environment": environment,
         "crash_late": crash_late,
         "refuse": refuse,
         "break": break_,

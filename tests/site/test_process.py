@@ -31,6 +31,19 @@ def test_events_pass_and_prints_go_to_the_log(tmp_path):
     assert '"answer": 42' in (tmp_path / "result.json").read_text()
 
 
+def test_an_engine_inherits_no_secret_of_the_site(tmp_path, monkeypatch):
+    for name in ("DATABASE_URL", "FINETUNE_SECRET_KEY", "FINETUNE_LLM_API_KEY", "PGPASSWORD"):
+        monkeypatch.setenv(name, "secret")
+    seen = []
+    with Engine(
+        SCRIPT, ["environment"], log_path=tmp_path / "log.txt", env={"FINETUNE_LLM_API_KEY": "its own"}
+    ) as engine:
+        engine.run(seen.append, lambda: False)
+    names = set(seen[0]["names"])
+    assert "PATH" in names
+    assert {name for name in names if name.startswith(("DATABASE", "FINETUNE", "PG"))} == {"FINETUNE_LLM_API_KEY"}
+
+
 def test_a_crash_after_the_result_was_written_is_no_failure(tmp_path):
     outcome, events, _ = run(tmp_path, "crash_late", str(tmp_path / "result.json"))
     assert (outcome.returncode, events) == (0, ["done"])

@@ -1,12 +1,14 @@
-"""How an answer is judged against its reference. Standard library only.
+"""How an answer is judged against its reference.
 
 Right means: the reference's key (a number with its unit, a name) stands in the answer as whole words. Where an example
 has no key, token F1 (Rajpurkar et al., SQuAD, 2016) of at least 0.6 counts as right.
 """
 
+import functools
 import re
 import unicodedata
 from collections import Counter
+from typing import Any
 
 RIGHT_F1 = 0.6
 
@@ -33,16 +35,18 @@ def token_f1(answer: str, reference: str) -> float:
 
 
 def rouge_l(answer: str, reference: str) -> float:
-    """F-measure of the longest common subsequence of tokens (Lin, ROUGE, 2004), 0 to 1."""
-    got, wanted = tokens(answer), tokens(reference)
-    if not got or not wanted:
-        return 0.0
-    row = [0] * (len(wanted) + 1)
-    for word in got:
-        diagonal = 0
-        for index, other in enumerate(wanted, start=1):
-            diagonal, row[index] = row[index], diagonal + 1 if word == other else max(row[index], row[index - 1])
-    return 2 * row[-1] / (len(got) + len(wanted))
+    """F-measure of the longest common subsequence of tokens (Lin, ROUGE, 2004), 0 to 1, by package rouge-score."""
+    return float(_rouge().score(reference, answer)["rougeL"].fmeasure)
+
+
+@functools.cache
+def _rouge() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    class Tokenizer:  # its own keeps a-z and 0-9 only: no word of most languages would be left whole
+        tokenize = staticmethod(tokens)
+
+    return RougeScorer(["rougeL"], tokenizer=Tokenizer())
 
 
 def tokens(text: str) -> list[str]:

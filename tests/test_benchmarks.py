@@ -1,0 +1,48 @@
+"""The benchmarks run and print what they promise. Small and quick here: their figures say nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.tiny import make_tiny_model
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def last_line(name: str, *arguments: str) -> dict[str, Any]:
+    """The JSON object with which a benchmark ends."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("FINETUNE_", "DATABASE_"))}
+    done = subprocess.run(
+        [sys.executable, f"benchmarks/{name}", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.timeout(300)
+def test_training(tmp_path: Path) -> None:
+    base = make_tiny_model(tmp_path / "base")
+    figures = last_line("training.py", "--base", str(base), "--repetitions", "1", "--steps", "3")
+    for lesson in ("varied", "uniform"):
+        assert figures[lesson]["engine_over_trainer"] > 0
+        assert figures[lesson]["engine_over_trl"] > 0
+        losses = figures[lesson]["mean_loss"]
+        assert losses["engine"] == pytest.approx(losses["trainer"], rel=0.01)  # else they did not do the same work
+    assert figures["matmul_share"] > 0
+    assert figures["portal_overhead"] < 1
+
+
+@pytest.mark.timeout(120)
+def test_live() -> None:
+    figures = last_line("live.py", "--viewers", "3", "5", "--updates", "4")
+    for viewers in (3, 5):
+        row = figures[f"viewers_{viewers}"]
+        assert 0 < row["p50_ms"] <= row["p95_ms"]
+        assert row["delivered"] == 1
+    assert figures["renders_per_update"] == 1
