@@ -29,6 +29,4 @@ USER site
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 FINETUNE_DATA_DIR=/data
 VOLUME /data
 EXPOSE 8000
-HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/login', timeout=4)"]
 CMD ["uvicorn", "finetune_site.asgi:application", "--host", "0.0.0.0", "--port", "8000", "--lifespan", "off", "--timeout-graceful-shutdown", "3"]

@@ -5,7 +5,7 @@ from django.shortcuts import get_object_or_404
 
 from finetune_site.projects.access import require_role
 from finetune_site.projects.models import Role
-from training_app.models import Evaluation, Run
+from training_app.models import ChatTurn, Evaluation, Run
 
 
 def get_run(user: User, pk: int, *, role: Role = Role.VIEWER) -> Run:
@@ -15,6 +15,11 @@ def get_run(user: User, pk: int, *, role: Role = Role.VIEWER) -> Run:
     run = get_object_or_404(runs, pk=pk)
     require_role(user, run.project, role)
     return run
+
+
+def get_turn(user: User, pk: int) -> ChatTurn:
+    """A turn is its asker's alone, also before owners and operators."""
+    return get_object_or_404(ChatTurn, pk=pk, user=user, run__in=Run.objects.visible_to(user))
 
 
 def get_evaluation(user: User, pk: int) -> Evaluation:

@@ -20,5 +20,5 @@ urlpatterns = [
     path("evaluations/<int:pk>/body", evaluations.evaluation_body, name="evaluation_body"),
     path("runs/<int:pk>/chat/", chat.chat, name="chat"),
     path("runs/<int:pk>/chat/ask", chat.chat_ask, name="chat_ask"),
-    path("runs/<int:pk>/chat/turns", chat.chat_turns, name="chat_turns"),
+    path("chat/turns/<int:pk>.json", chat.chat_turn, name="chat_turn"),
 ]

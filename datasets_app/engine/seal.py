@@ -6,6 +6,7 @@ example is, so that the next version makes them again and nothing straddles.
 """
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -67,6 +68,7 @@ def write_parquet(rows: Iterable[dict[str, Any]], path: Path) -> str:
     with aside.open("wb") as stream:
         pyarrow.parquet.write_table(table, stream, compression="zstd")
         stream.flush()
+        os.fsync(stream.fileno())
     with aside.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     aside.rename(path)

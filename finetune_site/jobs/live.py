@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,6 +23,7 @@ from finetune_site.jobs.models import JobEvent
 logger = logging.getLogger(__name__)
 QUEUE_LENGTH = 64
 KEEPALIVE_SECONDS = 20
+STREAM_SECONDS = 900  # then the page opens it again, and is asked again who it is
 REPLAY_LIMIT = 2000
 # Two jobs' events may commit out of the order of their ids; a reconnecting page gets these seconds again.
 OVERLAP = timedelta(seconds=5)
@@ -62,7 +64,8 @@ class Hub:
                 for frame in await asyncio.to_thread(_replay, project, last_event):
                     if not jobs or frame.job in jobs:
                         yield frame.text
-            while True:
+            until = time.monotonic() + STREAM_SECONDS
+            while time.monotonic() < until:
                 try:
                     item = await asyncio.wait_for(viewer.get(), KEEPALIVE_SECONDS)
                 except TimeoutError:

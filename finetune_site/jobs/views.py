@@ -19,6 +19,7 @@ from finetune_site.jobs.models import FINISHED, Job, JobState
 from finetune_site.projects.access import SignedInRequest, get_project
 
 PAGE_SIZE = 30
+LOG_KINDS = ("state", "log", "warning", "checkpoint")  # what has words of its own
 
 
 class Act(Protocol):
@@ -112,6 +113,6 @@ def _detail_context(request: SignedInRequest, job: Job) -> dict[str, object]:
     return {
         "job": job,
         "project": job.project,
-        "events": job.events.exclude(kind__in=("progress", "step")).order_by("-pk")[:200],
+        "events": job.events.filter(kind__in=LOG_KINDS).order_by("-pk")[:200],
         "may_control": may_control(request.user, job),
     }

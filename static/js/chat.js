@@ -1,28 +1,32 @@
-// The chat page: answers grow as they are written; when a turn is done, or live updates fail, the list is read again.
+// The chat page: a turn that is being answered is read again whenever its run says that there is more, or by polling.
 (() => {
-  const early = new Map();  // turn → news that came before its card
-
-  function take(news) {
-    const { turn, state, ...answers } = news;
-    const card = document.querySelector(`[data-turn="${turn}"]`);
-    if (!card) { early.set(turn, { ...early.get(turn), ...news }); return; }
-    early.delete(turn);
+  function show(card, turn) {
+    card.dataset.turnState = turn.state;
     for (const which of ["tuned", "base"]) {
-      const text = answers[`${which}_answer`];
-      if (text !== undefined) card.querySelector(`[data-answer="${which}"]`).textContent = text;
+      const answer = turn[`${which}_answer`], seconds = turn[`${which}_seconds`];
+      if (answer) card.querySelector(`[data-answer="${which}"]`).textContent = answer;
+      if (seconds !== null) card.querySelector(`[data-seconds="${which}"]`).textContent = ` · ${seconds.toFixed(1)} s`;
     }
-    if (state) card.dataset.turnState = state;
   }
 
-  function refresh() {
-    const list = document.querySelector("[data-turns]");
-    const isOpen = list?.querySelector('[data-turn-state="waiting"], [data-turn-state="answering"]');
-    if (isOpen && !list.querySelector("[data-prompt]").value) htmx.trigger(list, "chat-refresh");  // nobody's half sentence is lost
+  // One request at a time for a turn; news that came meanwhile asks once more.
+  async function read(card) {
+    if (card.dataset.reading) { card.dataset.reading = "again"; return; }
+    card.dataset.reading = "once";
+    const answer = await fetch(card.dataset.turnUrl).catch(() => null);
+    if (answer?.ok) show(card, await answer.json());
+    const again = card.dataset.reading === "again";
+    delete card.dataset.reading;
+    if (again) read(card);
   }
 
-  document.addEventListener("live:chat", (event) => take(event.detail.body));
-  document.addEventListener("htmx:afterSettle", () => early.forEach(take));
-  document.addEventListener("live:poll", refresh);
+  const readOpen = () => document.querySelectorAll('[data-turn-state="waiting"], [data-turn-state="answering"]').forEach(read);
+
+  document.addEventListener("live:chat", (event) => {
+    const card = document.querySelector(`[data-turn="${event.detail.body.turn}"]`);  // none: somebody else's turn
+    if (card) read(card);
+  });
+  for (const kind of ["htmx:afterSettle", "live:poll"]) document.addEventListener(kind, readOpen);
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && event.target.matches("[data-prompt]")) { event.preventDefault(); event.target.form.requestSubmit(); }
   });

@@ -4,7 +4,15 @@
   const DIGITS = { loss: 4, validation_loss: 4, learning_rate: 6, tokens_per_second: 0 };
   let holder = null, chart = null, steps = new Map(), timer = null;
 
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  // A canvas knows no CSS variables: let an element work the colour out.
+  function colour(name) {
+    const probe = document.body.appendChild(document.createElement("i"));
+    probe.style.color = `var(${name})`;
+    const found = getComputedStyle(probe).color;
+    probe.remove();
+    return found;
+  }
+
   const show = (name, value) => (name === "memory_bytes" ? `${(value / 2 ** 30).toFixed(1)} GB` : value.toFixed(DIGITS[name] ?? 2));
 
   function duration(seconds) {
@@ -33,7 +41,8 @@
     const data = [order, column("loss"), column("validation_loss")];
     const place = holder.querySelector("[data-chart]");
     if (!chart && place && order.length) {
-      const axis = { stroke: colour("--tblr-body-color"), grid: { stroke: colour("--tblr-border-color"), width: 1 } };
+      const line = { stroke: colour("--tblr-border-color"), width: 1 };
+      const axis = { stroke: colour("--tblr-secondary"), grid: line, ticks: line };
       chart = new uPlot({
         width: place.clientWidth, height: 280, scales: { x: { time: false } }, axes: [{ ...axis, label: "step" }, axis],
         series: [{ label: "step" }, { label: "loss", stroke: colour("--tblr-primary"), width: 2 },
@@ -57,12 +66,16 @@
     if (answer?.ok) take((await answer.json()).points);
   }
 
+  function forget() {
+    chart?.destroy();
+    chart = null;
+  }
+
   function begin() {
     const found = document.querySelector("[data-run-metrics]");
     if (!found || found === holder) return;
     holder = found;
-    chart?.destroy();
-    chart = null;
+    forget();
     load();
   }
 
@@ -80,5 +93,6 @@
   }
   document.addEventListener("htmx:afterSettle", begin);
   document.addEventListener("DOMContentLoaded", begin);
+  new MutationObserver(() => { forget(); if (holder) draw(); }).observe(document.documentElement, { attributeFilter: ["data-bs-theme"] });
   addEventListener("resize", () => chart?.setSize({ width: holder.querySelector("[data-chart]").clientWidth, height: 280 }));
 })();

@@ -21,14 +21,14 @@ PEOPLE = ("anonymous", "stranger", "viewer", "reviewer", "trainer", "owner", "op
 
 @dataclass(frozen=True)
 class Row:
-    """`least`: a role, or "anybody", "signed in", "operator", "in charge" (who started the job, or an owner)."""
+    """`least`: a role, or "anybody", "signed in", "operator", "asker" (who typed it: the viewer here)."""
 
     least: str
     method: str = "get"
     of: str = ""  # which object's key the address takes
 
 
-PUBLIC, SIGNED_IN, OPERATOR = "anybody", "signed in", "operator"
+PUBLIC, SIGNED_IN, OPERATOR, ASKER = "anybody", "signed in", "operator", "asker"
 VIEWER, REVIEWER, TRAINER, OWNER = Role.VIEWER, Role.REVIEWER, Role.TRAINER, Role.OWNER
 
 TABLE: dict[str, Row] = {
@@ -101,7 +101,7 @@ TABLE: dict[str, Row] = {
     "evaluation_body": Row(VIEWER, of="evaluation"),
     "chat": Row(VIEWER, of="run"),
     "chat_ask": Row(VIEWER, "post", of="run"),
-    "chat_turns": Row(VIEWER, of="run"),
+    "chat_turn": Row(ASKER, of="turn"),
 }
 
 
@@ -125,7 +125,7 @@ def things(project, owner):
     """One of everything an address may name."""
     from datasets_app.models import DatasetVersion, Document, Generation, ImportBatch
     from datasets_app.services import datasets, examples
-    from training_app.models import BaseModel, Evaluation, Run
+    from training_app.models import BaseModel, ChatTurn, Evaluation, Run
 
     job = jobs.enqueue(project=project, owner=owner, kind="datasets.seal", label="a label")
     _, token = invite(actor=owner, project=project, email="new@example.org", role=Role.VIEWER)
@@ -150,9 +150,11 @@ def things(project, owner):
         created_by=owner,
     )
     evaluation = Evaluation.objects.create(run=run, created_by=owner)
+    asker = project.memberships.get(user__username="viewer").user
+    turn = ChatTurn.objects.create(run=run, user=asker, prompt="Q?")
     named = {
         "project": project, "job": job, "document": document, "dataset": dataset, "example": example, "batch": batch,
-        "generation": generation, "version": version, "run": run, "evaluation": evaluation,
+        "generation": generation, "version": version, "run": run, "evaluation": evaluation, "turn": turn,
     }  # fmt: skip
     return {
         "": {},
@@ -170,6 +172,8 @@ def expected(row: Row, person: str) -> str:
         return "pass"
     if person == "anonymous":
         return "login"
+    if row.least == ASKER:
+        return "pass" if person == "viewer" else "hidden"
     if row.least == SIGNED_IN or person == "operator":
         return "pass"
     if row.least == OPERATOR:

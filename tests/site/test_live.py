@@ -131,6 +131,21 @@ def test_after_the_listening_connection_is_cut_events_still_arrive(job, project)
     assert asyncio.run(scene())[0][1]["body"] == {"step": 7}
 
 
+def test_a_stream_ends_after_a_while_so_that_access_is_asked_again(job, project, monkeypatch):
+    monkeypatch.setattr("finetune_site.jobs.live.STREAM_SECONDS", 0.2)
+    monkeypatch.setattr("finetune_site.jobs.live.KEEPALIVE_SECONDS", 0.1)
+
+    async def scene():
+        hub = Hub()
+        texts = [text async for text in hub.watch(project.pk, frozenset(), None)]
+        hub._listener.cancel()
+        return hub, texts
+
+    hub, texts = asyncio.run(asyncio.wait_for(scene(), 5))
+    assert "hello" in texts[1]
+    assert hub.viewer_count == 0
+
+
 @pytest.mark.parametrize(("who", "status"), [(None, 302), ("stranger", 404), ("viewer", 200)])
 def test_who_may_open_the_stream(who, status, project, request):
     user = request.getfixturevalue(who) if who else None

@@ -7,7 +7,7 @@ import pytest
 from django.urls import reverse
 
 from finetune_site.jobs import services as jobs
-from finetune_site.jobs.models import Job
+from finetune_site.jobs.models import Job, JobEvent
 from tests.factories import run_all, run_job
 from training_app import services
 from training_app.models import ChatTurn, Evaluation, EvaluationRow, Metric, Run
@@ -57,6 +57,9 @@ def test_a_run_is_planned_trained_judged_and_asked(project, trainer, viewer, cli
     turn = ChatTurn.objects.get()
     assert turn.state == "done"
     assert turn.tuned_seconds is not None
+    heard = list(JobEvent.objects.filter(kind="chat").values_list("payload", flat=True))
+    assert heard == [{"turn": turn.pk}] * len(heard) != []  # the project hears that there is news, not what was said
+    assert client.get(reverse("chat_turn", args=[turn.pk])).json()["tuned_answer"] == turn.tuned_answer
     assert b"What does part 3 weigh?" in client.get(reverse("chat", args=[run.pk])).content
     assert b"What does part 3 weigh?" not in client_of(viewer).get(reverse("chat", args=[run.pk])).content
 

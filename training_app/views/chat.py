@@ -1,15 +1,16 @@
 """Chat with a run's model beside its base."""
 
-from django.http import HttpResponse
+from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from finetune_site.projects.access import SignedInRequest
 from training_app import services
-from training_app.access import get_run
+from training_app.access import get_run, get_turn
 from training_app.models import Run
 
 SHOWN = 40
+LIVE_FIELDS = ("state", "tuned_answer", "base_answer", "tuned_seconds", "base_seconds")
 
 
 @require_GET
@@ -33,8 +34,10 @@ def chat_ask(request: SignedInRequest, pk: int) -> HttpResponse:
 
 
 @require_GET
-def chat_turns(request: SignedInRequest, pk: int) -> HttpResponse:
-    return render(request, "training/chat.html#turns", _context(request, get_run(request.user, pk)))
+def chat_turn(request: SignedInRequest, pk: int) -> HttpResponse:
+    """A turn as it stands: what the page reads when it hears that the answers have grown."""
+    turn = get_turn(request.user, pk)
+    return JsonResponse({name: getattr(turn, name) for name in LIVE_FIELDS})
 
 
 def _context(request: SignedInRequest, run: Run) -> dict[str, object]:
