@@ -1,5 +1,6 @@
 """What can be done to datasets: make, fill, seal."""
 
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def start_generation(
 def import_examples(*, actor: User, dataset: Dataset, name: str, format: str, blocks: Iterable[bytes]) -> ImportBatch:
     """Keep a file of examples and read it in the background."""
     folder = Path(settings.MEDIA_ROOT) / "imports"
-    aside = folder / f".import-{actor.pk}-{id(blocks)}"
+    aside = folder / f".import-{uuid.uuid4().hex}"
     digest = write_whole(aside, blocks)
     aside.rename(folder / digest)
     with transaction.atomic():

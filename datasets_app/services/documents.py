@@ -1,5 +1,6 @@
 """What can be done to documents."""
 
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from django.urls import reverse
 
 from datasets_app.engine import media_type
 from datasets_app.models import Document
+from datasets_app.services.storage import lock_content
 from finetune_site.jobs import services as jobs
 from finetune_site.lib.channel import InputError
 from finetune_site.lib.files import write_whole
@@ -35,21 +37,16 @@ def upload_document(*, actor: User, project: Project, name: str, blocks: Iterabl
     name = Path(name.replace("\\", "/")).name[:255] or "unnamed"
     folder = Path(settings.MEDIA_ROOT) / "documents"
     folder.mkdir(parents=True, exist_ok=True)
-    # A name that cannot collide: two uploads of one file at once write aside and rename to the same content.
-    aside = folder / f".upload-{actor.pk}-{id(blocks)}"
+    aside = folder / f".upload-{uuid.uuid4().hex}"
     try:
         digest = write_whole(aside, _limited(blocks, name))
         try:
             kind = media_type.sniff(aside, name)
         except InputError as error:
             raise DocumentError(str(error)) from error
-        size = aside.stat().st_size
-        target = folder / digest[:2] / digest
-        target.parent.mkdir(exist_ok=True)
-        aside.rename(target)
+        return _keep(actor, project, name, aside, digest, kind)
     finally:
         aside.unlink(missing_ok=True)
-    return _keep(actor, project, name, digest, size, kind)
 
 
 @transaction.atomic
@@ -68,15 +65,26 @@ def delete_document(*, actor: User, document: Document) -> None:
     if document.job and not document.job.is_finished:
         raise DocumentError("The document is being parsed. Stop the job first.")
     audit(document.project, actor, "deleted", document, before={"sha256": document.sha256, "size": document.size})
-    others = Document.objects.filter(sha256=document.sha256).exclude(pk=document.pk)
-    is_last, path = not others.exists(), document.path
+    digest, path = document.sha256, document.path
     document.delete()
-    if is_last:
-        transaction.on_commit(lambda: path.unlink(missing_ok=True))
+    transaction.on_commit(lambda: _forget(digest, path))
 
 
 @transaction.atomic
-def _keep(actor: User, project: Project, name: str, digest: str, size: int, kind: str) -> Uploaded:
+def _forget(digest: str, path: Path) -> None:
+    """Remove a file that no document of any project has."""
+    lock_content(digest)
+    if not Document.objects.filter(sha256=digest).exists():
+        path.unlink(missing_ok=True)
+
+
+@transaction.atomic
+def _keep(actor: User, project: Project, name: str, aside: Path, digest: str, kind: str) -> Uploaded:
+    """The file under the name of its content, and its row."""
+    lock_content(digest)
+    size, target = aside.stat().st_size, aside.parent / digest[:2] / digest
+    target.parent.mkdir(exist_ok=True)
+    aside.rename(target)
     document, is_new = Document.objects.get_or_create(
         project=project,
         sha256=digest,

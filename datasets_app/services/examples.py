@@ -43,11 +43,14 @@ def edit_example(*, actor: User, example: Example, content: dict[str, Any]) -> E
 
 
 @transaction.atomic
-def judge(*, actor: User, example: Example, verdict: str, reason: str = "") -> Example:
-    """Approve or reject the text an example has now, or take the decision back (`draft`)."""
+def judge(*, actor: User, example: Example, verdict: str, reason: str = "", text: str = "") -> Example:
+    """Approve or reject the text an example has now, or take the decision back (`draft`). `text` is the key of the text
+    that was read: when it is another one by now, nothing is decided."""
     if verdict not in State.values:
         raise DatasetError("The verdict must be approved, rejected or draft.")
     locked = Example.objects.select_for_update().select_related("dataset__project").get(pk=example.pk)
+    if text and text != str(locked.text_id):
+        raise DatasetError("Somebody has edited this example meanwhile. Read it again, then judge it.")
     if locked.state != verdict:
         _move(locked, verdict, actor, reason)
     return locked

@@ -43,9 +43,11 @@ def example_judge(request: SignedInRequest, pk: int) -> HttpResponse:
             example=example,
             verdict=request.POST.get("verdict", ""),
             reason=request.POST.get("reason", ""),
+            text=request.POST.get("text_id", ""),
         )
     except DatasetError as error:
         messages.error(request, str(error))
+        return _next(request, example.dataset_id, show=example.pk)
     return _next(request, example.dataset_id, after=example.pk)
 
 

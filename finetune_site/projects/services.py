@@ -49,7 +49,7 @@ def edit_project(*, actor: User, project: Project, name: str, description: str) 
 @transaction.atomic
 def delete_project(*, actor: User, project: Project) -> None:
     """Delete a project with its rows. Runners at work for it notice at their next write and stop; files that nothing
-    points at any more are removed by the operator's purge."""
+    points at any more are removed by `manage.py purge`."""
     logger.info("project %s deleted by user %s", project.pk, actor.pk)
     project.delete()
 

@@ -9,6 +9,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import reverse
 
 from datasets_app.models import Dataset, DatasetVersion, Document, Example, Generation, State
+from datasets_app.services import examples
 from tests.factories import run_all
 
 MANUAL = Path("datasets_app/samples/kestrel-40-manual.docx")
@@ -56,6 +57,18 @@ def test_a_document_becomes_a_sealed_version(project, trainer, reviewer, client_
     judge.post(reverse("review_undo", args=[dataset.pk]))
     example.refresh_from_db()
     assert (example.state, example.decided_by) == ("draft", None)
+    read = example.text_id
+    turns = example.text.messages
+    examples.edit_example(
+        actor=trainer, example=example, content={"messages": [{**turns[0], "content": "Which oil?"}, turns[1]]}
+    )
+    answer = judge.post(
+        reverse("example_judge", args=[example.pk]), {"verdict": "approved", "text_id": read}, follow=True
+    )
+    assert b"edited this example meanwhile" in answer.content
+    assert b"Which oil?" in answer.content
+    example.refresh_from_db()
+    assert example.state == "draft"  # what was approved is not what stands there now
     judge.post(reverse("judge_all", args=[dataset.pk]), {"verdict": "approved", "count": dataset.examples.count()})
     assert dataset.examples.filter(state=State.APPROVED).count() == dataset.examples.count()
 

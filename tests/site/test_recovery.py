@@ -57,6 +57,23 @@ def wait_for(is_so, seconds: float) -> None:
         time.sleep(0.2)
 
 
+def test_a_second_start_leaves_the_first_alone_and_works_in_it(running_site):
+    environment, address, site = running_site
+    up = [sys.executable, "manage.py", "up"]
+
+    def start(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*up, *options], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+
+    again = start("--port", "1")
+    assert again.returncode != 0
+    assert "runs already" in again.stderr
+    beside = start("--then", "demo", "--doc", "no such file.pdf")
+    assert beside.returncode != 0
+    assert "There is no file no such file.pdf" in beside.stderr
+    assert site.poll() is None
+    assert answers(address)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_survives_the_loss_of_every_part(running_site, tmp_path):

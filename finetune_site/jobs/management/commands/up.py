@@ -1,8 +1,10 @@
 """`manage.py up`: the whole site as one command. Embedded Postgres (unless DATABASE_URL), migrations, the first
 operator, the web server and both clusters; what dies is started anew, and Ctrl-C leaves no process behind."""
 
+import argparse
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import secrets
@@ -12,6 +14,7 @@ import sys
 import threading
 import time
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -72,9 +75,29 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default="127.0.0.1")
         parser.add_argument("--port", type=int, default=8000)
-        parser.add_argument("--then", nargs="+", metavar="COMMAND", help="run this manage.py command, then stop")
+        parser.add_argument(
+            "--then", nargs=argparse.REMAINDER, metavar="COMMAND", help="run this manage.py command, then stop"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        with (self._folder() / "up.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                sys.exit(self._beside(options["then"]))
+            self._run(options)
+
+    def _beside(self, command: list[str] | None) -> int:
+        """The site runs already: what is to be done in it is done beside it."""
+        if not command:
+            raise CommandError(
+                f"The site on {settings.DATA_DIR} runs already. Stop it with Ctrl-C first; another FINETUNE_DATA_DIR "
+                "with another PORT makes another site."
+            )
+        self._say("the site runs already, working in it")
+        return subprocess.run([*_manage(), *command]).returncode
+
+    def _run(self, options: dict[str, Any]) -> None:
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans of our orphans come to us
         self._stopping = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -207,10 +230,13 @@ class Command(BaseCommand):
         pids = [child.process.pid for child in self.children]
         self._list().write_text(json.dumps([[pid, start_time(pid)] for pid in pids]))
 
-    def _list(self) -> Any:
-        folder = settings.DATA_DIR / "run"
+    def _list(self) -> Path:
+        return self._folder() / "up.json"
+
+    def _folder(self) -> Path:
+        folder: Path = settings.DATA_DIR / "run"
         folder.mkdir(parents=True, exist_ok=True)
-        return folder / "up.json"
+        return folder
 
     def _say(self, text: str) -> None:
         self.stderr.write(f"up: {text}")

@@ -1,0 +1,67 @@
+"""`manage.py purge` removes what no row points at, and nothing else."""
+
+import io
+import os
+import time
+from pathlib import Path
+
+import pytest
+from django.core.management import call_command
+
+from datasets_app.models import Document
+from datasets_app.services import documents
+from finetune_site.projects.services import create_project, delete_project
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def folder(settings, tmp_path):
+    settings.DATA_DIR, settings.MEDIA_ROOT = tmp_path, tmp_path / "files"
+    return tmp_path
+
+
+def upload(owner, project, text: bytes) -> Document:
+    return documents.upload_document(actor=owner, project=project, name="a.txt", blocks=[text]).document
+
+
+def age(*paths: Path) -> None:
+    for path in paths:
+        os.utime(path, (time.time() - 7200,) * 2)
+
+
+def purge(*options: str) -> str:
+    said = io.StringIO()
+    call_command("purge", *options, stdout=said)
+    return said.getvalue()
+
+
+def test_a_deleted_project_leaves_files_that_purge_removes(folder, owner, project):
+    kept = upload(owner, project, b"This one stays.\n").path
+    other = create_project(actor=owner, name="Other")
+    gone = upload(owner, other, b"This one goes.\n").path
+    shared = upload(owner, other, b"This one stays.\n").path
+    run, young = folder / "runs" / "999", folder / "files" / "documents" / ".upload-cut-off"
+    run.mkdir(parents=True)
+    (run / "log.txt").write_text("old")
+    young.write_text("half")
+    delete_project(actor=owner, project=other)
+    age(kept, gone, run)
+
+    assert str(gone) in purge("--dry-run")
+    assert gone.exists()
+    assert "2 files and folders" in purge()
+    assert (gone.exists(), run.exists()) == (False, False)
+    assert (kept.exists(), shared.exists(), young.exists()) == (True, True, True)
+    assert "0 files" in purge()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_last_document_of_a_content_takes_the_file_with_it(folder, owner, project):
+    other = create_project(actor=owner, name="Other")
+    first, second = upload(owner, project, b"The same words.\n"), upload(owner, other, b"The same words.\n")
+    Document.objects.update(job=None)
+    documents.delete_document(actor=owner, document=Document.objects.get(pk=first.pk))
+    assert second.path.exists()
+    documents.delete_document(actor=owner, document=Document.objects.get(pk=second.pk))
+    assert not second.path.exists()
