@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
+from django.utils import timezone
 
 from finetune_site.jobs import queue
 from finetune_site.jobs.events import record
@@ -50,6 +51,7 @@ class Handle:
         self._done = threading.Event()
         self._contact = time.monotonic()
         self._progress_at = 0.0
+        self._total: int | None = None
         self._thread = threading.Thread(target=self._heartbeat, daemon=True, name="heartbeat")
 
     def __enter__(self) -> "Handle":
@@ -83,17 +85,21 @@ class Handle:
     def progress(
         self, done: int, total: int | None = None, *, unit: str | None = None, message: str | None = None
     ) -> None:
-        """Tell how far the work is. Written at most a few times a second, but the last call of a unit always is."""
+        """Tell how far the work is. Written at most a few times a second, but the first and last of a total are."""
         now = time.monotonic()
         is_last = total is not None and done >= total
-        if now - self._progress_at < PROGRESS_SECONDS and not is_last:
+        is_first = total is not None and total != self._total
+        if now - self._progress_at < PROGRESS_SECONDS and not is_last and not is_first:
             return
         self._progress_at = now
         named = {"done": done, "total": total, "unit": unit, "message": message and message[:300]}
         fields = {name: value for name, value in named.items() if value is not None}
 
+        count: dict[str, Any] = {"counted_from": done, "counted_at": timezone.now()} if is_first else {}
+        self._total = total if is_first else self._total
+
         def write() -> None:
-            queue.update(self.job, **fields)
+            queue.update(self.job, **fields, **count)
             record(self.job, "progress", fields)
 
         self.write(write)

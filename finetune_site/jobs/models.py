@@ -46,6 +46,9 @@ class Job(models.Model):
     total = models.BigIntegerField(default=0)
     unit = models.CharField(max_length=20, blank=True)
     message = models.CharField(max_length=300, blank=True)
+    # From where and when this attempt counts: what came before (a model loaded, a checkpoint) says nothing of its pace.
+    counted_from = models.BigIntegerField(default=0, editable=False)
+    counted_at = models.DateTimeField(null=True, editable=False)
 
     attempt = models.PositiveSmallIntegerField(default=0)
     max_attempts = models.PositiveSmallIntegerField(default=3)
@@ -107,11 +110,12 @@ class Job(models.Model):
 
     @property
     def seconds_left(self) -> float | None:
-        """An even pace assumed; None before there is one."""
-        if self.state != JobState.RUNNING or not self.started_at or not self.done or not self.total:
+        """The pace of this attempt kept; None before there is one."""
+        counted = self.done - self.counted_from
+        if self.state != JobState.RUNNING or not self.counted_at or counted <= 0 or not self.total:
             return None
-        elapsed = (timezone.now() - self.started_at).total_seconds()
-        return elapsed * (self.total - self.done) / self.done
+        elapsed = (timezone.now() - self.counted_at).total_seconds()
+        return elapsed * (self.total - self.done) / counted
 
 
 class JobEvent(models.Model):

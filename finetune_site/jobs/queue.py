@@ -44,7 +44,7 @@ def claim(queue: str, *, pid: int, pid_started: int) -> Job | None:
 
 _CLAIM = """
 update jobs_job set state = 'running', token = %s, attempt = attempt + 1, host = %s, pid = %s, pid_started = %s,
-    engine_pid = null, engine_started = null, not_before = null, error_code = '', error_text = '',
+    engine_pid = null, engine_started = null, not_before = null, counted_at = null, error_code = '', error_text = '',
     lease_until = now() + %s * interval '1 second', started_at = now(), finished_at = null
 where state = 'queued' and id = (
     select waiting.id from jobs_job waiting

@@ -1,7 +1,7 @@
 // The run page: the whole series from the server, then live points; a table beside the chart for those who do not see it.
 (() => {
   const NAMES = ["loss", "validation_loss", "learning_rate", "tokens_per_second", "memory_bytes"];
-  const DIGITS = { loss: 4, validation_loss: 4, learning_rate: 6, tokens_per_second: 0 };
+  const DIGITS = { loss: 4, validation_loss: 4, tokens_per_second: 0 };
   let holder = null, chart = null, steps = new Map(), timer = null;
 
   // A canvas knows no CSS variables: let an element work the colour out.
@@ -13,7 +13,10 @@
     return found;
   }
 
-  const show = (name, value) => (name === "memory_bytes" ? `${(value / 2 ** 30).toFixed(1)} GB` : value.toFixed(DIGITS[name] ?? 2));
+  function show(name, value) {
+    if (name === "memory_bytes") return `${(value / 2 ** 30).toFixed(1)} GB`;
+    return name === "learning_rate" ? value.toExponential(1) : value.toFixed(DIGITS[name] ?? 2);
+  }
 
   function duration(seconds) {
     const minutes = Math.floor(seconds / 60);

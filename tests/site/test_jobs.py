@@ -50,6 +50,23 @@ def test_a_job_runs_to_its_end_and_tells_its_progress(kind, project, trainer):
     assert list(job.events.values_list("kind", flat=True)) == ["state", "state", "progress", "log", "state"]
 
 
+def test_the_time_left_is_reckoned_from_where_this_attempt_began_to_count(kind, project, trainer):
+    seen = []
+
+    def work(handle):
+        handle.progress(40, 100, unit="steps")  # goes on from a checkpoint
+        seen.append(handle.job.seconds_left)
+        handle.job.counted_at -= timedelta(seconds=30)
+        handle.job.started_at -= timedelta(hours=1)
+        handle.job.done = 50
+        seen.append(handle.job.seconds_left)
+
+    kind.work = work
+    run_job(enqueue(project, trainer))
+    assert seen[0] is None
+    assert seen[1] == pytest.approx(150, abs=5)  # ten steps took thirty seconds, fifty are left
+
+
 def test_enqueueing_queues_the_dispatching_task_in_the_same_transaction(kind, project, trainer):
     from django_q.models import OrmQ
 

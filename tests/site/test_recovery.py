@@ -19,29 +19,37 @@ import pytest
 from tests.engine.tiny import make_tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
+UP = [sys.executable, "manage.py", "up"]
 KEPT = {"DATABASE_URL", "FINETUNE_SECRET_KEY", "DJANGO_ALLOW_ASYNC_UNSAFE"}
 
 
 @pytest.fixture
-def running_site(tmp_path):
-    """`manage.py up` with a data folder of its own; yields its environment, its address and its process."""
+def environment():
+    """That of a site with a data folder of its own."""
     data = Path(tempfile.mkdtemp(prefix="finetune-site-"))  # not in tmp_path, which only root can enter
     data.chmod(0o755)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if name not in KEPT}
-    environment |= {"FINETUNE_DATA_DIR": str(data), "FINETUNE_ENGINE_THREADS": "1"}
+    kept = {name: value for name, value in os.environ.items() if name not in KEPT}
+    yield {**kept, "FINETUNE_DATA_DIR": str(data), "FINETUNE_ENGINE_THREADS": "1"}
+    shutil.rmtree(data)
+
+
+@pytest.fixture
+def running_site(environment, tmp_path):
+    """`manage.py up`; yields its environment, its address and its process."""
+    port = free_port()
     log = (tmp_path / "up.log").open("w")
-    site = subprocess.Popen(
-        [sys.executable, "manage.py", "up", "--port", str(port)], cwd=ROOT, env=environment, stdout=log, stderr=log
-    )
+    site = subprocess.Popen([*UP, "--port", port], cwd=ROOT, env=environment, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     wait_for(lambda: answers(address), 90)
     yield environment, address, site
     site.send_signal(signal.SIGINT)
     site.wait(120)
-    shutil.rmtree(data)
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 def answers(address: str) -> bool:
@@ -57,12 +65,18 @@ def wait_for(is_so, seconds: float) -> None:
         time.sleep(0.2)
 
 
+def test_the_exit_code_of_make_demo_is_that_of_the_demo(environment):
+    demo = [*UP, "--port", free_port(), "--then", "demo", "--doc", "no such file.pdf"]
+    done = subprocess.run(demo, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert "There is no file no such file.pdf" in done.stderr
+    assert done.returncode != 0
+
+
 def test_a_second_start_leaves_the_first_alone_and_works_in_it(running_site):
     environment, address, site = running_site
-    up = [sys.executable, "manage.py", "up"]
 
     def start(*options: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*up, *options], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+        return subprocess.run([*UP, *options], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
 
     again = start("--port", "1")
     assert again.returncode != 0
@@ -105,7 +119,7 @@ def test_an_end_by_ctrl_c_leaves_no_process_and_the_next_start_has_everything(ru
     assert alive == []
     assert "First start" in (tmp_path / "up.log").read_text()
     again = subprocess.Popen(
-        [sys.executable, "manage.py", "up", "--port", address.rpartition(":")[2]],
+        [*UP, "--port", address.rpartition(":")[2]],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     began = time.monotonic()

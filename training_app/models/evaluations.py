@@ -7,6 +7,8 @@ from django.utils import timezone
 from finetune_site.jobs.models import Job
 from training_app.models.runs import Run
 
+SETS = ("recall", "validation", "general")
+
 
 class Evaluation(models.Model):
     """The same questions to base and tuned model, with the sums of each set."""
@@ -22,6 +24,12 @@ class Evaluation(models.Model):
 
     def __str__(self) -> str:
         return f"evaluation of {self.run}"
+
+    @property
+    def sets(self) -> dict[str, dict[str, float]]:
+        """The sums of each set in the order in which they are read; Postgres keeps none."""
+        found = self.summary.get("sets", {})
+        return {name: found[name] for name in SETS if name in found}
 
 
 class EvaluationRow(models.Model):

@@ -11,7 +11,7 @@ from finetune_site.projects.models import Role
 from training_app import services
 from training_app.access import get_evaluation, get_run
 
-ROWS = 100
+ROWS = 50
 
 
 @require_POST
@@ -44,6 +44,6 @@ def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
         "project": found.run.project,
         "section": "runs",
         "chosen": chosen,
-        "sets": found.summary.get("sets", {}),
+        "sets": found.sets,
         "page": Paginator(rows, ROWS).get_page(request.GET.get("page")),
     }

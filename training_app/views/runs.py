@@ -40,15 +40,16 @@ def run_list(request: SignedInRequest, project: int) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def run_create(request: SignedInRequest, project: int) -> HttpResponse:
     found = get_project(request.user, project, role=Role.TRAINER)
-    first = {"version": request.GET.get("version"), "base": BaseModel.objects.first(), "name": _next_name(found.pk)}
+    versions = DatasetVersion.objects.filter(dataset__project=found).sealed()
+    version = request.GET.get("version") or versions.order_by("-sealed_at").first()
+    first = {"version": version, "base": BaseModel.objects.first(), "name": _next_name(found.pk)}
     form = RunForm(request.POST or None, project=found, initial=first)
     if form.is_valid():
         try:
             return redirect(services.plan_run(actor=request.user, project=found, **form.arguments))
         except services.TrainingError as error:
             form.add_error(None, str(error))
-    has_version = DatasetVersion.objects.filter(dataset__project=found).sealed().exists()
-    context = {"form": form, "project": found, "section": "runs", "has_version": has_version}
+    context = {"form": form, "project": found, "section": "runs", "has_version": versions.exists()}
     return render(request, "training/run_form.html", context)
 
 

@@ -126,7 +126,7 @@ class Command(BaseCommand):
             mark = "right" if row.tuned_score else "wrong"
             self.stdout.write(f"[{row.set}] {row.question}\n    base:      {_short(row.base_answer)}")
             self.stdout.write(f"    tuned:     {_short(row.tuned_answer)}  ({mark})\n    reference: {row.reference}")
-        sets = evaluation.summary["sets"]
+        sets = evaluation.sets
         self.stdout.write("\n")
         for name, sums in sets.items():
             self.stdout.write(

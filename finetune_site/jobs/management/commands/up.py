@@ -105,6 +105,7 @@ class Command(BaseCommand):
         self._sweep_last()
         self.postgres = self._start_postgres()
         self.children: list[Child] = []
+        self.guest = 0  # the command of --then
         code = 0
         try:
             self._prepare()
@@ -173,6 +174,7 @@ class Command(BaseCommand):
     def _run_then(self, command: list[str]) -> int:
         """Run one more command beside the site and return its exit code."""
         process = subprocess.Popen([*_manage(), *command], start_new_session=True)
+        self.guest = process.pid
         while process.poll() is None and not self._stopping.wait(0.5):
             self._tend()
         if process.poll() is None:
@@ -194,7 +196,8 @@ class Command(BaseCommand):
         self._reap_orphans()
 
     def _reap_orphans(self) -> None:
-        ours = {child.process.pid for child in self.children} | {self.postgres.pid if self.postgres else 0}
+        ours = {child.process.pid for child in self.children} | {self.guest}
+        ours |= {self.postgres.pid if self.postgres else 0}
         with contextlib.suppress(ChildProcessError):
             while True:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
