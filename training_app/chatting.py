@@ -20,11 +20,12 @@ def serve(handle: Handle, run: Run, module: str, spec_path: Path, log_path: Path
     """Answer the run's turns until none came for a while. A turn that a lost attempt left half-way is asked again."""
     turns = ChatTurn.objects.filter(run=run)
     handle.write(lambda: turns.filter(state=ChatTurn.State.ANSWERING).update(state=ChatTurn.State.WAITING))
-    handle.progress(0, message="Loading both models; about ten seconds")
+    handle.progress(0, 2, unit="models", message="Loading both models; about ten seconds")
     with Engine(module, [str(spec_path)], log_path=log_path) as engine:
         handle.adopt(engine)
         _wait_until_ready(handle, engine)
-        handle.progress(0, message="Both models are in memory")
+        minutes = max(1, round(settings.CHAT_IDLE_SECONDS / 60))
+        handle.progress(2, 2, unit="models", message=f"In memory until nobody has asked for {minutes} minutes")
         asked_at = time.monotonic()
         while True:
             handle.check()

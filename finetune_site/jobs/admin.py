@@ -12,7 +12,7 @@ from finetune_site.jobs.models import Job
 
 @admin.register(Job)
 class JobAdmin(admin.ModelAdmin):
-    list_display = ["pk", "title", "label", "project", "owner", "queue", "state", "attempt", "host", "started_at"]
+    list_display = ["pk", "title", "state", "label", "project", "owner", "started_at", "attempt", "queue", "host"]
     list_filter = ["state", "queue", "kind", "host"]
     search_fields = ["label", "project__name", "owner__username", "error_text"]
     list_select_related = ["project", "owner"]

@@ -2,7 +2,8 @@
 
 A document is uploaded and parsed, examples are made of it without a model, approved, sealed with one wording of each
 fact set apart, and learned by the bundled model. Then both models are asked. It ends non-zero unless the tuned model
-answers a third of the questions right and its base under a twentieth. The project stays in the portal.
+answers a third of the questions right and its base under a twentieth (a single one by chance is let pass). The
+project stays in the portal.
 """
 
 import time
@@ -140,8 +141,13 @@ class Command(BaseCommand):
         recall = sets.get("recall")
         if not recall:
             raise CommandError("The document gave no fact in three wordings, so there was nothing to ask.")
-        if recall["tuned_right"] < NEEDED_SHARE * recall["rows"] or recall["base_right"] >= BASE_LIMIT * recall["rows"]:
+        if recall["tuned_right"] < NEEDED_SHARE * recall["rows"]:
             raise CommandError("The tuned model did not learn enough of the document.")
+        # One answer that the base hit by chance says nothing where few are asked.
+        if recall["base_right"] >= max(2, BASE_LIMIT * recall["rows"]):
+            raise CommandError(
+                "The base model knew answers without training: the document holds too little that is new."
+            )
 
 
 def _most_certain(dataset: Dataset) -> list[str]:
