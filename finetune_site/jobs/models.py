@@ -131,7 +131,10 @@ class JobEvent(models.Model):
 
     class Meta:
         ordering = ["pk"]
-        indexes = [models.Index(fields=["job", "id"], name="job_event_order")]
+        indexes = [
+            models.Index(fields=["job", "id"], name="job_event_order"),
+            models.Index(fields=["at"], name="job_event_at"),  # a page that comes back asks for the last seconds
+        ]
 
     def __str__(self) -> str:
         return f"{self.kind} of job {self.job_id}"
