@@ -17,11 +17,16 @@ CHAT_TEMPLATE = (
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
-def make_tiny_model(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE) -> Path:
-    """Write a base model folder as task `prepare` would."""
-    import torch
+def make_tokenizer(
+    *,
+    chat_template: str | None,
+    specials: list[str] = SPECIAL_TOKENS,
+    bos: str = "<|im_start|>",
+    eos: str = "<|im_end|>",
+) -> Any:
+    """A byte-level BPE tokenizer of 600 tokens; the first of `specials` pads."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -30,21 +35,31 @@ def make_tiny_model(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE) 
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=600,
-        special_tokens=SPECIAL_TOKENS,
+        special_tokens=specials,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     bpe.train_from_iterator([message["content"] for row in make_rows(40) for message in row["messages"]], trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        unk_token="<|endoftext|>",
-        pad_token="<|endoftext|>",
+        bos_token=bos,
+        eos_token=eos,
+        unk_token=specials[0],
+        pad_token=specials[0],
+        additional_special_tokens=[token for token in specials[1:] if token not in (bos, eos)],
         model_max_length=512,
     )
     if chat_template:
         tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def make_tiny_model(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE) -> Path:
+    """Write a base model folder as task `prepare` would."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = make_tokenizer(chat_template=chat_template)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -58,6 +58,11 @@ def _warnings(train: list[Tokens], validation: list[Tokens], spec: RunSpec) -> l
         found.append(
             f"{cut} rows are longer than {spec.max_length} tokens and lose their end. Raise max_length to keep it."
         )
+    if partly := sum(row.skipped_answers > 0 for row in (*train, *validation)):
+        found.append(
+            f"In {partly} conversations only the later answers are learnt: the model's chat template writes earlier "
+            "ones differently once a turn follows."
+        )
     if not validation:
         found.append("There are no validation rows: nothing will show when the model stops generalising.")
     if len(train) < spec.batch_rows:

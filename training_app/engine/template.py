@@ -24,6 +24,7 @@ class Tokens:
     ids: list[int]
     trained: list[bool]
     truncated: bool
+    skipped_answers: int = 0  # answers that are read only
 
     @property
     def trained_count(self) -> int:
@@ -47,8 +48,13 @@ def load_tokenizer(base_dir: str) -> Any:
 
 
 def render(tokenizer: Any, messages: list[Message], *, ask: bool = False) -> str:
-    """The conversation as text; with `ask`, up to where the assistant starts to write."""
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
+    """The conversation as text; with `ask`, up to where the assistant starts to write.
+
+    Templates of models that can think are told not to: rows hold answers, not thoughts. Others ignore the word.
+    """
+    return str(
+        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask, enable_thinking=False)
+    )
 
 
 def tokenize(tokenizer: Any, rows: list[Row], max_length: int) -> list[Tokens]:
@@ -69,13 +75,13 @@ def tokenize_row(tokenizer: Any, row: Row, max_length: int) -> Tokens:
     if not any(message["role"] == "assistant" and message["content"].strip() for message in row.messages):
         raise InputError(f"Row {row.example_id} has no assistant answer: there is nothing to learn. Reject or edit it.")
     text = render(tokenizer, row.messages)
-    spans = _answer_spans(tokenizer, row, text)
+    spans, skipped = _answer_spans(tokenizer, row, text)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     trained = [any(start <= left and right <= end for start, end in spans) and right > left for left, right in offsets]
     for start, end in spans:
         _prove_tokens(tokenizer, row, text, (start, end), ids, offsets)
-    cut = Tokens(row.example_id, ids[:max_length], trained[:max_length], len(ids) > max_length)
+    cut = Tokens(row.example_id, ids[:max_length], trained[:max_length], len(ids) > max_length, skipped)
     # The first token has nothing before it to be predicted from.
     if not any(cut.trained[1:]):
         raise InputError(
@@ -85,29 +91,46 @@ def tokenize_row(tokenizer: Any, row: Row, max_length: int) -> Tokens:
     return cut
 
 
-def _answer_spans(tokenizer: Any, row: Row, text: str) -> list[tuple[int, int]]:
-    """Character spans of every answer with its end-of-turn token, proved by rendering the conversation in pieces."""
-    specials = sorted({str(token) for token in tokenizer.all_special_tokens}, key=len, reverse=True)
-    spans = []
-    for index, message in enumerate(row.messages):
-        if message["role"] != "assistant":
-            continue
-        asked = render(tokenizer, row.messages[:index], ask=True)
-        answered = render(tokenizer, row.messages[: index + 1])
-        if not answered.startswith(asked) or not text.startswith(answered.rstrip()):
-            raise _unproved(row, "the template writes earlier turns differently once an answer follows")
-        content, body = message["content"].strip(), answered[len(asked) :]
-        lead = body.find(content)
-        if lead < 0 or body[:lead].strip():
-            raise _unproved(row, "the template does not write the answer where the model is asked to begin")
-        tail = body[lead + len(content) :]
-        stop = next((token for token in specials if tail.lstrip().startswith(token)), None)
-        if stop is None:
-            raise _unproved(row, "the template does not end the answer with a special token")
-        spans.append((len(asked), len(asked) + lead + len(content) + tail.index(stop) + len(stop)))
+def _answer_spans(tokenizer: Any, row: Row, text: str) -> tuple[list[tuple[int, int]], int]:
+    """Character spans of the answers with their end-of-turn tokens, and how many answers are read but not learnt.
+
+    The last answer must be proved. An earlier one that the template writes differently once a turn follows (some drop
+    its thoughts) is not what the model would write there, and is left out.
+    """
+    spans: list[tuple[int, int]] = []
+    skipped = 0
+    places = [index for index, message in enumerate(row.messages) if message["role"] == "assistant"]
+    for index in places:
+        try:
+            spans.append(_answer_span(tokenizer, row.messages[: index + 1], text))
+        except _Unproved as error:
+            if index == places[-1]:
+                raise _unproved(row, str(error)) from None
+            skipped += 1
     if any(first[1] > second[0] for first, second in pairwise(spans)):
         raise _unproved(row, "two answers overlap")
-    return spans
+    return spans, skipped
+
+
+def _answer_span(tokenizer: Any, messages: list[Message], text: str) -> tuple[int, int]:
+    """Where in `text` the last of `messages` stands, proved by rendering the conversation up to it and past it."""
+    asked = render(tokenizer, messages[:-1], ask=True)
+    answered = render(tokenizer, messages)
+    if not answered.startswith(asked):
+        raise _Unproved("the template writes earlier turns differently once an answer follows")
+    content, body = messages[-1]["content"].strip(), answered[len(asked) :]
+    lead = body.find(content)
+    if lead < 0 or body[:lead].strip():
+        raise _Unproved("the template does not write the answer where the model is asked to begin")
+    tail = body[lead + len(content) :]
+    specials = sorted({str(token) for token in tokenizer.all_special_tokens}, key=len, reverse=True)
+    stop = next((token for token in specials if tail.lstrip().startswith(token)), None)
+    if stop is None:
+        raise _Unproved("the template does not end the answer with a special token")
+    end = len(asked) + lead + len(content) + tail.index(stop) + len(stop)
+    if text[:end] != answered[:end]:
+        raise _Unproved("the template writes an answer differently once a turn follows")
+    return len(asked), end
 
 
 def _prove_tokens(
@@ -127,6 +150,10 @@ def _prove_tokens(
     ]
     if tokenizer.decode(inside, clean_up_tokenization_spaces=False) != text[start:end]:
         raise _unproved(row, "its trained tokens do not decode to the answer")
+
+
+class _Unproved(Exception):
+    """Why it cannot be shown where an answer stands."""
 
 
 def _unproved(row: Row, why: str) -> InputError:
