@@ -9,7 +9,7 @@ from django.db import InterfaceError, OperationalError
 from finetune_site.jobs.handle import Handle
 from finetune_site.jobs.queue import LeaseLost
 from finetune_site.lib.channel import read_journal
-from training_app.models import Metric, Run
+from training_app.models import Metric, Run, Sample
 
 NAMES = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes")
 FLUSH_SECONDS = 0.5
@@ -21,6 +21,7 @@ class Series:
     def __init__(self, handle: Handle, run: Run) -> None:
         self._handle, self._run = handle, run
         self._points: list[dict[str, Any]] = []
+        self._samples: list[Sample] = []
         self._total = 0
         self._flushed_at = 0.0
 
@@ -31,6 +32,8 @@ class Series:
             self._start(event)
         elif name in {"step", "eval"}:
             self._points.append(_point(event))
+        elif name == "sample":
+            self._samples.append(_sample(self._run, event))
         elif name == "checkpoint":
             self._handle.publish("checkpoint", {"line": f"Checkpoint at step {event['step']}", "step": event["step"]})
         elif name == "warning":
@@ -39,8 +42,15 @@ class Series:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was gathered: metric rows, one live event, the job's progress."""
+        """Write what was gathered: metric rows, one live event, the job's progress; then what the model answered."""
         self._flushed_at = time.monotonic()
+        self._flush_points()
+        if self._samples:
+            samples, self._samples = self._samples, []
+            self._handle.write(lambda: Sample.objects.bulk_create(samples, ignore_conflicts=True))
+            self._handle.publish("sample", {"step": max(sample.step for sample in samples)})
+
+    def _flush_points(self) -> None:
         if not self._points:
             return
         points, self._points = self._points, []
@@ -77,6 +87,12 @@ class Series:
         for event in read_journal(self._run.folder / "events.jsonl"):
             if event["event"] in {"step", "eval"} and event["step"] <= last and event["step"] not in known:
                 self._points.append(_point(event))
+            elif event["event"] == "sample" and event["step"] <= last:
+                self._samples.append(_sample(self._run, event))
+
+
+def _sample(run: Run, event: dict[str, Any]) -> Sample:
+    return Sample(run=run, **{name: event[name] for name in ("step", "example_id", "question", "reference", "answer")})
 
 
 def _point(event: dict[str, Any]) -> dict[str, Any]:

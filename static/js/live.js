@@ -72,7 +72,7 @@
     source.addEventListener("hello", (event) => { last = event.lastEventId; poll(); });
     source.addEventListener("resync", poll);
     for (const kind of ["state", "progress"]) source.addEventListener(kind, onChange);
-    for (const kind of ["step", "eval", "checkpoint", "chat", "log", "warning", "row"]) source.addEventListener(kind, onOther);
+    for (const kind of ["step", "eval", "checkpoint", "chat", "sample", "log", "warning", "row"]) source.addEventListener(kind, onOther);
     setState(false);
   }
 

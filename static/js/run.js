@@ -85,6 +85,7 @@
   document.addEventListener("live:step", (event) => { if (holder && String(event.detail.job) === holder.dataset.runJob) take(event.detail.body.points); });
   document.addEventListener("live:poll", () => { if (holder?.hasAttribute("data-run-active")) load(); });
   document.addEventListener("live:resync", () => holder && load());
+  document.addEventListener("live:sample", (event) => { if (holder && String(event.detail.job) === holder.dataset.runJob) htmx.trigger("[data-run-samples]", "samples"); });
   for (const kind of ["log", "checkpoint", "warning"]) {
     document.addEventListener(`live:${kind}`, (event) => {
       const list = document.querySelector("[data-run-events]");

@@ -44,6 +44,17 @@ def start(folder: Path, fields: dict[str, Any], *, stdin: int = subprocess.DEVNU
     )
 
 
+def stop_after(process: "subprocess.Popen[str]", step: int) -> list[dict[str, Any]]:
+    """Read events until `step` is told."""
+    assert process.stdout is not None
+    events = []
+    for line in process.stdout:
+        events.append(json.loads(line))
+        if events[-1]["event"] == "step" and events[-1]["step"] == step:
+            break
+    return events
+
+
 def finish(process: "subprocess.Popen[str]") -> Finished:
     """Wait for the end and collect what the engine wrote."""
     out, log = process.communicate(timeout=240)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from tests.engine.engine_process import Finished, finish, run_engine, start
+from tests.engine.engine_process import Finished, finish, run_engine, start, stop_after
 from tests.engine.tiny import make_rows, write_version
 
 STEPS = 12  # 24 rows in batches of 6, three times
@@ -34,6 +34,9 @@ def test_a_run_tells_every_step_and_leaves_a_whole_folder(undisturbed: tuple[Fin
     assert list(losses(finished)) == list(range(1, STEPS + 1))
     assert all(event["tokens_per_second"] > 0 and event["memory_bytes"] > 0 for event in finished.of("step"))
     assert [event["step"] for event in finished.of("eval")] == [4, 8, 12]
+    samples = [(event["step"], event["example_id"]) for event in finished.of("sample")]
+    assert samples == [(step, row) for step in (4, 8, 12) for row in (0, 1, 2)]  # always the same validation rows
+    assert finished.of("sample")[0]["question"] == "What is the size of part 0?"
     assert finished.events[-1]["event"] == "done"
     result = json.loads((folder / "result.json").read_text())
     assert result["steps"] == STEPS and result["validation_loss"] == finished.of("eval")[-1]["loss"]
@@ -43,17 +46,6 @@ def test_a_run_tells_every_step_and_leaves_a_whole_folder(undisturbed: tuple[Fin
     assert environment["seed"] == 42 and environment["packages"]["torch"] and len(environment["base_sha256"]) == 64
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-4", "step-8"]
     assert not list(folder.rglob("*.part")) and not list(folder.rglob("*.bin"))
-
-
-def stop_after(process: "subprocess.Popen[str]", step: int) -> list[dict[str, Any]]:
-    """Read events until `step` is told."""
-    assert process.stdout is not None
-    events = []
-    for line in process.stdout:
-        events.append(json.loads(line))
-        if events[-1]["event"] == "step" and events[-1]["step"] == step:
-            break
-    return events
 
 
 @pytest.mark.parametrize("manner", ["kill", "terminate", "end of file"])

@@ -10,7 +10,7 @@ from finetune_site.jobs import services as jobs
 from finetune_site.jobs.models import Job, JobEvent
 from tests.factories import run_all, run_job
 from training_app import services
-from training_app.models import ChatTurn, Evaluation, EvaluationRow, Metric, Run
+from training_app.models import ChatTurn, Evaluation, EvaluationRow, Metric, Run, Sample
 
 
 def plan(client, project, version, base, **knobs):
@@ -43,6 +43,14 @@ def test_a_run_is_planned_trained_judged_and_asked(project, trainer, viewer, cli
     series = client.get(reverse("run_metrics", args=[run.pk])).json()
     assert len(series["points"]) == len(steps)
     assert (run.folder / "adapter" / "adapter_model.safetensors").exists()
+
+    looks = list(run.metrics.filter(name="validation_loss").values_list("step", flat=True))
+    samples = Sample.objects.filter(run=run)
+    assert sorted({sample.step for sample in samples}) == looks
+    assert samples.count() == len(looks) * 3
+    answered = client_of(viewer).get(reverse("run_samples", args=[run.pk])).content.decode()
+    assert "What it answers" in answered and "<html" not in answered
+    assert samples[0].question in answered
 
     run_all("gpu")
     evaluation = Evaluation.objects.get()

@@ -46,6 +46,7 @@ def answer_all(
             attention_mask=attention_mask.to(model.device),
             max_new_tokens=max_new_tokens,
             do_sample=False,
+            use_cache=True,  # a model that is being trained has it off
             pad_token_id=ends[0],
             eos_token_id=ends,
         )

@@ -25,6 +25,11 @@ class Progress:
     fingerprint: str = ""
     dtype: str = ""
     peak_memory_bytes: int = 0
+    base_loss: float | None = None  # of the base model on some training rows
+    smooth_loss: float | None = None
+    best_loss: float | None = None  # the lowest validation loss so far,
+    best_step: int = 0  # where it was,
+    looks_since: int = 0  # and how often the validation rows were looked at since
 
 
 def newest(run_dir: Path) -> Path | None:
@@ -54,18 +59,36 @@ def save(run_dir: Path, model: Any, optimizer: torch.optim.Optimizer, progress: 
     return folder
 
 
+def save_best(run_dir: Path, model: Any) -> None:
+    """Keep the trained weights as `best.safetensors`: those that early stopping goes back to."""
+    aside = run_dir / "best.safetensors.part"
+    save_file(_trained(model), aside)
+    _sync(aside)
+    aside.rename(run_dir / "best.safetensors")
+
+
+def load_best(run_dir: Path, model: Any) -> None:
+    """Put the kept weights back."""
+    _put(load_file(run_dir / "best.safetensors"), model)
+
+
 def load(checkpoint: Path, model: Any, optimizer: torch.optim.Optimizer) -> None:
     """Put a checkpoint's weights and moments back into a model and optimizer built from the same spec."""
-    weights = load_file(checkpoint / "weights.safetensors")
+    _put(load_file(checkpoint / "weights.safetensors"), model)
     moments = load_file(checkpoint / "optimizer.safetensors")
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            parameter.data.copy_(weights[name])
             state = {key.rsplit("|", 1)[1]: value for key, value in moments.items() if key.rsplit("|", 1)[0] == name}
             if state:
                 optimizer.state[parameter] = {
                     key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
                 }
+
+
+def _put(weights: dict[str, torch.Tensor], model: Any) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data.copy_(weights[name])
 
 
 def _trained(model: Any) -> dict[str, torch.Tensor]:

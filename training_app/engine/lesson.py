@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune_site.lib.channel import InputError
 from training_app.engine.batches import steps_per_epoch
-from training_app.engine.rows import read_rows
+from training_app.engine.rows import Row, read_rows
 from training_app.engine.spec import RunSpec
 from training_app.engine.template import Tokens, load_tokenizer, tokenize
 
@@ -18,6 +18,7 @@ class Lesson:
     tokenizer: Any
     train: list[Tokens]
     validation: list[Tokens]
+    questions: list[Row]  # validation rows that end with an answer
     rows_by_split: dict[str, int]
     total_steps: int
     steps_per_epoch: int
@@ -45,11 +46,16 @@ def load_lesson(spec: RunSpec) -> Lesson:
         tokenizer,
         made["train"],
         made["validation"],
+        [row for row in rows if row.split == "validation" and len(row.messages) > 1 and _is_answered(row)],
         counts,
         min(total, spec.max_steps) if spec.max_steps else total,
         per_epoch,
         _warnings(made["train"], made["validation"], spec),
     )
+
+
+def _is_answered(row: Row) -> bool:
+    return row.messages[-1]["role"] == "assistant"
 
 
 def _warnings(train: list[Tokens], validation: list[Tokens], spec: RunSpec) -> list[str]:

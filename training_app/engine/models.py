@@ -51,6 +51,7 @@ def _attach_adapter(model: Any, spec: RunSpec, dtype: torch.dtype) -> Any:
         lora_dropout=spec.dropout,
         target_modules=spec.targets,
         use_dora=spec.method == "dora",
+        use_rslora=spec.rslora,
     )
     try:
         adapted = get_peft_model(model, config)
@@ -63,6 +64,15 @@ def _attach_adapter(model: Any, spec: RunSpec, dtype: torch.dtype) -> Any:
     if spec.method == "dora" and spec.dropout == 0:
         speed_up(adapted)
     return adapted
+
+
+def parameter_groups(model: Any, spec: RunSpec) -> list[dict[str, Any]]:
+    """What the optimizer trains, each group with `pace`: its share of the learning rate of the step."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    second = [parameter for name, parameter in named if ".lora_B." in name]
+    first = [parameter for name, parameter in named if ".lora_B." not in name]
+    groups = [{"params": first, "pace": 1.0}, {"params": second, "pace": spec.lora_plus}]
+    return [group for group in groups if group["params"]]
 
 
 def parameter_counts(model: Any) -> tuple[int, int]:

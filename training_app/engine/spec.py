@@ -88,6 +88,14 @@ class RunSpec:
         "Scale of the trained matrices; usually once or twice the rank.",
         Bounds(1, 8192, "the update would swamp the model"),
     )
+    rslora: bool = knob(
+        False, "Scale by the root of the rank, so that high ranks learn too (rsLoRA, Kalajdzievski 2023)."
+    )
+    lora_plus: float = knob(
+        1.0,
+        "How much faster the second of the two matrices learns: 1 as in LoRA, 16 in LoRA+ (Hayou et al. 2024).",
+        Bounds(1, 256, "the first matrix would stand still"),
+    )
     dropout: float = knob(
         0.0,
         "Share of inputs ignored while training. With DoRA anything but 0 is slow.",
@@ -113,6 +121,16 @@ class RunSpec:
     max_grad_norm: float = knob(1.0, "Longest step direction allowed; longer ones are cut.", Bounds(0.001, 1000, ""))
     eval_every: int = knob(
         0, "Steps between two looks at the validation rows; 0 means once per epoch.", Bounds(0, 10_000_000, "")
+    )
+    early_stopping: int = knob(
+        0,
+        "Stop after so many looks at the validation rows without a gain, and keep the best weights; 0 means never.",
+        Bounds(0, 1000, ""),
+    )
+    sample_answers: int = knob(
+        3,
+        "At each look at the validation rows, so many of their questions are answered for you to read.",
+        Bounds(0, 32, "the run would mostly write answers"),
     )
     checkpoint_every: int = knob(
         0, "Steps between two checkpoints; 0 means about every three minutes.", Bounds(0, 10_000_000, "")

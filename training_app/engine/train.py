@@ -24,17 +24,19 @@ from training_app.engine.checkpoints import Progress
 from training_app.engine.environment import describe_environment
 from training_app.engine.hardware import Machine, choose_machine, memory_bytes
 from training_app.engine.lesson import Lesson, load_lesson
+from training_app.engine.looks import Layout, look, perplexity
 from training_app.engine.loss import layout_difference, length_multiple, mean_loss, token_losses
-from training_app.engine.models import parameter_counts, save_trained, trainable
+from training_app.engine.models import parameter_counts, parameter_groups, save_trained, trainable
 from training_app.engine.rehearsal import rehearsed_rows, step_rehearsal
 from training_app.engine.rows import file_sha256
 from training_app.engine.schedule import rate_share
 from training_app.engine.spec import TrainSpec
 from training_app.engine.template import REHEARSED, Tokens
+from training_app.engine.watch import is_patience_over, runs_away, with_look, with_step
 
 LOCK_WAIT_SECONDS = 60
 CHECKPOINT_SECONDS = 180
-VALIDATION_ROWS = 200
+BASE_ROWS = 32
 # What may differ between a run's first start and its going on: places and pace, nothing that changes a number.
 FREE_FIELDS = {
     "run_dir",
@@ -44,7 +46,7 @@ FREE_FIELDS = {
     "threads",
     "keep_checkpoints",
     "checkpoint_every",
-    "eval_every",
+    "sample_answers",
 }
 
 
@@ -70,12 +72,16 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
     # Before a checkpoint is put in, the model still answers as the base does: the new adapter changes nothing yet.
     rehearsed = _rehearse(run_dir, model, lesson, machine) if spec.rehearsal_rows else []
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
+    groups = parameter_groups(model, spec)
+    optimizer = torch.optim.AdamW(groups, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
     if checkpoint:
         checkpoints.load(checkpoint, model, optimizer)
     write_json(run_dir / "spec.json", {"task": "train", **asdict(spec)})
     write_json(run_dir / "environment.json", describe_environment(spec, machine))
-    token_limit, share_prefix = _layout(spec, model, lesson, machine, channel)
+    layout = _layout(spec, model, lesson, machine, channel)
+    if progress.base_loss is None:
+        progress = replace(progress, base_loss=_base_loss(model, lesson, machine, layout))
+    vocabulary = model.config.get_text_config().vocab_size
     trainable_count, total_count = parameter_counts(model)
     channel.keep_journal(run_dir / "events.jsonl")
     channel.emit(
@@ -103,14 +109,14 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
         step_start = time.monotonic()
         rate = spec.learning_rate * rate_share(progress.step, lesson.total_steps, spec.warmup_share, spec.scheduler)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["pace"]
         torch.manual_seed(spec.seed * 1_000_003 + progress.step)  # dropout: a function of seed and step
         rows = [lesson.train[i] for i in step_rows(len(lesson.train), spec.batch_rows, spec.seed, progress.step)]
         extra = step_rehearsal(rehearsed, spec.rehearsal_rows, spec.seed, progress.step) if rehearsed else []
-        loss = _accumulate(model, [*rows, *extra], token_limit, share_prefix, machine)
+        loss = _accumulate(model, [*rows, *extra], layout, machine)
         norm = float(torch.nn.utils.clip_grad_norm_(trained, spec.max_grad_norm))
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise InputError(_diverged(spec, progress.step + 1))
+            raise InputError(_diverged(spec, f"The loss is no longer a number at step {progress.step + 1}"))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -123,6 +129,7 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
             seconds=progress.seconds + seconds,
             peak_memory_bytes=max(progress.peak_memory_bytes, memory),
         )
+        progress = with_step(progress, loss)
         steps_here += 1
         pace = (time.monotonic() - started_at) / steps_here
         channel.emit(
@@ -139,11 +146,16 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
         )
         epoch_losses = [*epoch_losses[-lesson.steps_per_epoch + 1 :], loss] if lesson.steps_per_epoch > 1 else [loss]
         is_last = progress.step == lesson.total_steps
+        if runs_away(progress, vocabulary):
+            risen = f"The loss has risen from {progress.base_loss:.2f} to {progress.smooth_loss:.2f} by step"
+            raise InputError(_diverged(spec, f"{risen} {progress.step}"))
         if lesson.validation and (is_last or progress.step % (spec.eval_every or lesson.steps_per_epoch) == 0):
-            validation_loss = mean_loss(
-                _inner(model), lesson.validation[:VALIDATION_ROWS], machine, token_limit, share_prefix
-            )
-            channel.emit("eval", step=progress.step, loss=validation_loss, perplexity=_perplexity(validation_loss))
+            loss = look(_inner(model), lesson, machine, layout, progress.step, spec.sample_answers, channel)
+            progress, validation_loss = with_look(progress, loss), loss
+            if spec.early_stopping and progress.best_step == progress.step:
+                checkpoints.save_best(run_dir, model)
+            if is_patience_over(progress, spec.early_stopping):
+                break
         if channel.should_stop or (not is_last and _is_due(spec, progress.step, saved_at)):
             path = checkpoints.save(run_dir, model, optimizer, progress, spec.keep_checkpoints)
             saved_at = time.monotonic()
@@ -151,6 +163,10 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
             if channel.should_stop:
                 raise Cancelled
 
+    if spec.early_stopping and progress.best_loss is not None and progress.best_step < progress.step:
+        checkpoints.load_best(run_dir, model)
+        channel.emit("warning", message=_went_back(progress, lesson.total_steps))
+        validation_loss = progress.best_loss
     folder = save_trained(model, lesson.tokenizer, spec)
     return {
         "steps": progress.step,
@@ -159,7 +175,8 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
         "tokens_per_second": round(progress.tokens / max(progress.seconds, 1e-9), 1),
         "train_loss": sum(epoch_losses) / len(epoch_losses) if epoch_losses else None,
         "validation_loss": validation_loss,
-        "validation_perplexity": None if validation_loss is None else _perplexity(validation_loss),
+        "validation_perplexity": None if validation_loss is None else perplexity(validation_loss),
+        "best_step": progress.best_step or None,
         "peak_memory_bytes": progress.peak_memory_bytes,
         "trainable_parameters": trainable_count,
         "total_parameters": total_count,
@@ -171,7 +188,13 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
     }
 
 
-def _accumulate(model: Any, rows: list[Tokens], token_limit: int, share_prefix: bool, machine: Machine) -> float:
+def _base_loss(model: Any, lesson: Lesson, machine: Machine, layout: Layout) -> float:
+    """What the base model loses on some of the rows: above it nothing is learnt."""
+    rows = lesson.train[:BASE_ROWS]
+    return mean_loss(_inner(model), rows, machine, layout.token_limit, layout.share_prefix)
+
+
+def _accumulate(model: Any, rows: list[Tokens], layout: Layout, machine: Machine) -> float:
     """Gradient of the mean loss over all trained tokens of a step, however many parts it is computed in.
 
     Returns the mean loss of the dataset's own rows; rehearsal moves the weights but is not reported as learning.
@@ -179,7 +202,7 @@ def _accumulate(model: Any, rows: list[Tokens], token_limit: int, share_prefix: 
     trained_tokens = sum(sum(row.trained[1:]) for row in rows)
     own_tokens = sum(sum(row.trained[1:]) for row in rows if row.example_id != REHEARSED)
     total = 0.0
-    for batch in micro_batches(rows, token_limit, share_prefix, length_multiple(machine)):
+    for batch in micro_batches(rows, layout.token_limit, layout.share_prefix, length_multiple(machine)):
         batch = batch.to(machine.device)
         losses = token_losses(_inner(model), batch, machine)
         (losses.sum() / trained_tokens).backward()
@@ -199,7 +222,7 @@ def _inner(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _layout(spec: TrainSpec, model: Any, lesson: Lesson, machine: Machine, channel: Channel) -> tuple[int, bool]:
+def _layout(spec: TrainSpec, model: Any, lesson: Lesson, machine: Machine, channel: Channel) -> Layout:
     """Token limit and whether rows may share a sequence: shown on this very model before anything is learnt."""
     model.eval()
     difference = layout_difference(_inner(model), lesson.train[:3], machine)
@@ -207,11 +230,11 @@ def _layout(spec: TrainSpec, model: Any, lesson: Lesson, machine: Machine, chann
     if math.isnan(difference):
         raise InputError("The base model's own loss is not a number: its weights are damaged. Prepare it again.")
     if difference < (0.05 if machine.dtype == torch.bfloat16 else 1e-3):
-        return spec.micro_batch_tokens, True
+        return Layout(spec.micro_batch_tokens, share_prefix=True)
     channel.emit(
         "warning", message="This model cannot read several rows in one sequence: it learns row by row, slower."
     )
-    return 0, False
+    return Layout(0, share_prefix=False)
 
 
 def _resume_point(spec: TrainSpec, run_dir: Path) -> tuple[Path | None, Progress]:
@@ -236,15 +259,17 @@ def _is_due(spec: TrainSpec, step: int, saved_at: float) -> bool:
     return time.monotonic() - saved_at > CHECKPOINT_SECONDS
 
 
-def _diverged(spec: TrainSpec, step: int) -> str:
+def _diverged(spec: TrainSpec, what: str) -> str:
     return (
-        f"The loss is no longer a number at step {step}: the model has diverged. "
+        f"{what}: the model has diverged. "
         f"Start a new run with a lower learning rate ({spec.learning_rate / 3:.1g} instead of {spec.learning_rate:g})."
     )
 
 
-def _perplexity(loss: float) -> float:
-    return math.exp(min(loss, 50.0))
+def _went_back(progress: Progress, total: int) -> str:
+    early = f"Stopped at step {progress.step} of {total}: " if progress.step < total else ""
+    best = f"the validation loss was lowest at step {progress.best_step} ({progress.best_loss:.4f})"
+    return f"{early}{best}; the weights of that step are kept."
 
 
 @contextlib.contextmanager

@@ -132,3 +132,21 @@ class Metric(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} {self.value} at step {self.step}"
+
+
+class Sample(models.Model):
+    """What the model answered to one validation question at one step. Delivered twice, it is there once."""
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="samples")
+    step = models.PositiveIntegerField()
+    example_id = models.BigIntegerField()
+    question = models.TextField()
+    reference = models.TextField()
+    answer = models.TextField()
+
+    class Meta:
+        ordering = ["example_id", "-step"]
+        constraints = [models.UniqueConstraint(fields=["run", "step", "example_id"], name="one_sample_per_step")]
+
+    def __str__(self) -> str:
+        return f"answer at step {self.step}"

@@ -83,6 +83,13 @@ def run_log(request: SignedInRequest, pk: int) -> HttpResponse:
 
 
 @require_GET
+def run_samples(request: SignedInRequest, pk: int) -> HttpResponse:
+    """What the model answered at its looks at the validation rows."""
+    found = get_run(request.user, pk)
+    return render(request, "training/run.html#samples", {"run": found, "samples": found.samples.all()})
+
+
+@require_GET
 def run_spec(request: SignedInRequest, pk: int) -> HttpResponse:
     """The exact record of the run, and the command that runs it again."""
     found = get_run(request.user, pk)
@@ -139,6 +146,7 @@ def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
         "section": "runs",
         "last": {name: metric.value for name, metric in last.items() if metric},
         "differing": differing(found.method, found.preset, found.config),
+        "samples": found.samples.all(),
         "evaluations": found.evaluations.select_related("job"),
         "log": tail(found.folder / "log.txt", LOG_BYTES),
         "may_train": has_role(request.user, found.project, Role.TRAINER),

@@ -1,0 +1,68 @@
+"""A look at the validation rows while a run trains: their loss, and what the model answers to some of them now."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from finetune_site.lib.channel import Channel
+from training_app.engine.answers import answer_all
+from training_app.engine.hardware import Machine
+from training_app.engine.lesson import Lesson
+from training_app.engine.loss import mean_loss
+
+VALIDATION_ROWS = 200
+ANSWER_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows are computed: tokens at once, and whether several rows may share a sequence."""
+
+    token_limit: int
+    share_prefix: bool
+
+
+def look(model: Any, lesson: Lesson, machine: Machine, layout: Layout, step: int, samples: int, link: Channel) -> float:
+    """Emit `eval` and a `sample` for each of `samples` questions; returns the mean loss of the validation rows.
+
+    `model` is the Transformers model, its adapter in its layers. Its mode is put back.
+    """
+    rows = lesson.validation[:VALIDATION_ROWS]
+    loss = mean_loss(model, rows, machine, layout.token_limit, layout.share_prefix)
+    link.emit("eval", step=step, loss=loss, perplexity=perplexity(loss))
+    _answer(model, lesson, machine, step, samples, link)
+    return loss
+
+
+def perplexity(loss: float) -> float:
+    return math.exp(min(loss, 50.0))
+
+
+def _answer(model: Any, lesson: Lesson, machine: Machine, step: int, samples: int, link: Channel) -> None:
+    """Always the same questions, spread evenly over the validation rows."""
+    asked = lesson.questions[:: max(1, len(lesson.questions) // samples)][:samples] if samples else []
+    if not asked:
+        return
+    was_training = model.training
+    model.eval()
+    with torch.autocast(machine.device.type, dtype=torch.bfloat16, enabled=machine.dtype == torch.bfloat16):
+        answers = answer_all(
+            model,
+            lesson.tokenizer,
+            [row.messages[:-1] for row in asked],
+            max_new_tokens=ANSWER_TOKENS,
+            batch_rows=len(asked),
+            on_batch=lambda done: None,
+        )
+    model.train(was_training)
+    for row, answer in zip(asked, answers, strict=True):
+        link.emit(
+            "sample",
+            step=step,
+            example_id=row.example_id,
+            question=row.messages[-2]["content"],
+            answer=answer,
+            reference=row.messages[-1]["content"],
+        )
