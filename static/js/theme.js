@@ -1,6 +1,7 @@
 // Light or dark: what the person chose, else what the system says. Runs before the first paint.
 (() => {
-  const stored = () => { try { return localStorage.getItem("theme"); } catch { return null; } };
+  const KEY = "finetune-theme";  // Django's administration keeps its own under "theme"
+  const stored = () => { try { return localStorage.getItem(KEY); } catch { return null; } };
   const system = matchMedia("(prefers-color-scheme: dark)");
   const apply = () => document.documentElement.setAttribute("data-bs-theme", stored() || (system.matches ? "dark" : "light"));
   apply();
@@ -8,7 +9,7 @@
   document.addEventListener("click", (event) => {
     if (!event.target.closest("[data-theme-toggle]")) return;
     const next = document.documentElement.getAttribute("data-bs-theme") === "dark" ? "light" : "dark";
-    try { localStorage.setItem("theme", next); } catch { /* private mode: the choice lasts for the page */ }
+    try { localStorage.setItem(KEY, next); } catch { /* private mode: the choice lasts for the page */ }
     document.documentElement.setAttribute("data-bs-theme", next);
   });
 })();
