@@ -253,7 +253,8 @@ def pad(batch: list[Any], filler: int) -> dict[str, Any]:
 
 
 def summarise(spec: Any, lesson: Any, machine: Any, order: list[list[int]], speeds: Any, losses: Any) -> dict[str, Any]:
-    from training_app.engine.estimate import read_config, step_flops
+    from training_app.engine.estimate import step_flops
+    from training_app.engine.models import read_config
     from training_app.engine.prepare import count_parameters
 
     medians = {arm: statistics.median(found) for arm, found in speeds.items()}

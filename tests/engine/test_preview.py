@@ -1,6 +1,7 @@
 """The preview: what it counts and shows is what the training then does."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,15 @@ def test_it_warns(lesson_fields: dict[str, Any], tmp_path: Path) -> None:
     assert finished.code == 0, finished.refusal
     warnings = " ".join(json.loads((tmp_path / "result.json").read_text())["warnings"])
     assert "no validation rows" in warnings and "only 4 training rows" in warnings and "lose their end" in warnings
+
+
+def test_rows_longer_than_the_model_reads_are_told(lesson_fields: dict[str, Any], tmp_path: Path) -> None:
+    base = Path(shutil.copytree(lesson_fields["base_dir"], tmp_path / "base"))
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 70}))
+    change = {"base_dir": str(base), "out_dir": str(tmp_path), "max_length": 4000}
+    finished = run_engine(tmp_path, {"task": "preview", **lesson_fields, **change})
+    assert finished.code == 0, finished.refusal
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["longest_row"] == 70
+    assert "rows are longer than 70 tokens and lose their end. The base model reads no more" in result["warnings"][0]

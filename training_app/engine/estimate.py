@@ -14,6 +14,7 @@ import torch
 from training_app.engine.batches import shared_prefix, step_rows
 from training_app.engine.hardware import Machine
 from training_app.engine.lesson import Lesson
+from training_app.engine.models import read_config
 from training_app.engine.prepare import count_parameters
 from training_app.engine.spec import RunSpec
 from training_app.engine.template import REHEARSED, Tokens
@@ -124,12 +125,6 @@ def step_flops(spec: RunSpec, rows: list[Tokens], config: Any, parameters: int) 
     trained = sum(row.trained_count for row in rows)
     passes = PASSES[spec.method] + (1 if spec.gradient_checkpointing else 0)
     return float(2 * computed * body * passes + 2 * trained * embeddings * (3 if spec.method == "full" else 2))
-
-
-def read_config(base_dir: str) -> Any:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(base_dir, local_files_only=True, trust_remote_code=False)
 
 
 def _available(device: torch.device) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from finetune_site.lib.channel import InputError
 from training_app.engine.batches import steps_per_epoch
+from training_app.engine.models import read_config
 from training_app.engine.rows import Row, read_rows
 from training_app.engine.spec import RunSpec
 from training_app.engine.template import Tokens, load_tokenizer, tokenize
@@ -33,8 +34,10 @@ def load_lesson(spec: RunSpec) -> Lesson:
     """Read, verify and tokenise; `InputError` for whatever a training must refuse."""
     rows = read_rows(spec.data_path, spec.data_sha256)
     tokenizer = load_tokenizer(spec.base_dir)
+    context: int = read_config(spec.base_dir).get_text_config().max_position_embeddings
+    longest = min(spec.max_length, context)
     made = {
-        split: tokenize(tokenizer, [row for row in rows if row.split == split], spec.max_length)
+        split: tokenize(tokenizer, [row for row in rows if row.split == split], longest)
         for split in ("train", "validation")
     }
     if not made["train"]:
@@ -50,7 +53,7 @@ def load_lesson(spec: RunSpec) -> Lesson:
         counts,
         min(total, spec.max_steps) if spec.max_steps else total,
         per_epoch,
-        _warnings(made["train"], made["validation"], spec),
+        _warnings(made["train"], made["validation"], spec, longest),
     )
 
 
@@ -58,12 +61,12 @@ def _is_answered(row: Row) -> bool:
     return row.messages[-1]["role"] == "assistant"
 
 
-def _warnings(train: list[Tokens], validation: list[Tokens], spec: RunSpec) -> list[str]:
+def _warnings(train: list[Tokens], validation: list[Tokens], spec: RunSpec, longest: int) -> list[str]:
     found = []
     if cut := sum(row.truncated for row in (*train, *validation)):
-        found.append(
-            f"{cut} rows are longer than {spec.max_length} tokens and lose their end. Raise max_length to keep it."
-        )
+        is_models = longest < spec.max_length
+        cure = "The base model reads no more; shorten the rows." if is_models else "Raise max_length to keep it."
+        found.append(f"{cut} rows are longer than {longest} tokens and lose their end. {cure}")
     if partly := sum(row.skipped_answers > 0 for row in (*train, *validation)):
         found.append(
             f"In {partly} conversations only the later answers are learnt: the model's chat template writes earlier "

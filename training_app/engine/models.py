@@ -12,6 +12,13 @@ from training_app.engine.spec import RunSpec, TrainSpec
 ADAPTER, WHOLE = "adapter", "model"
 
 
+def read_config(base_dir: str | Path) -> Any:
+    """The base model's configuration; no weight is read."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(base_dir, local_files_only=True, trust_remote_code=False)
+
+
 def load_base(base_dir: str | Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
     """The base model from safetensors files; nothing else is loaded, no code of a repository is run."""
     from transformers import AutoModelForCausalLM
