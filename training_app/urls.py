@@ -1,12 +1,13 @@
 from django.urls import path
 
-from training_app.views import chat, evaluations, overview, runs
+from training_app.views import chat, compare, evaluations, overview, runs
 
 urlpatterns = [
     path("projects/<int:pk>/", overview.project, name="project"),
     path("models/", overview.base_models, name="base_models"),
     path("projects/<int:project>/runs/", runs.run_list, name="run_list"),
     path("projects/<int:project>/runs/new", runs.run_create, name="run_create"),
+    path("projects/<int:project>/runs/compare", compare.run_compare, name="run_compare"),
     path("runs/<int:pk>/", runs.run, name="run"),
     path("runs/<int:pk>/body", runs.run_body, name="run_body"),
     path("runs/<int:pk>/metrics.json", runs.run_metrics, name="run_metrics"),

@@ -4,15 +4,6 @@
   const DIGITS = { loss: 4, validation_loss: 4, tokens_per_second: 0 };
   let holder = null, chart = null, steps = new Map(), timer = null;
 
-  // A canvas knows no CSS variables: let an element work the colour out.
-  function colour(name) {
-    const probe = document.body.appendChild(document.createElement("i"));
-    probe.style.color = `var(${name})`;
-    const found = getComputedStyle(probe).color;
-    probe.remove();
-    return found;
-  }
-
   function show(name, value) {
     if (name === "memory_bytes") return `${(value / 2 ** 30).toFixed(1)} GB`;
     return name === "learning_rate" ? value.toExponential(1) : value.toFixed(DIGITS[name] ?? 2);
@@ -44,12 +35,10 @@
     const data = [order, column("loss"), column("validation_loss")];
     const place = holder.querySelector("[data-chart]");
     if (!chart && place && order.length) {
-      const line = { stroke: colour("--tblr-border-color"), width: 1 };
-      const axis = { stroke: colour("--tblr-secondary"), grid: line, ticks: line };
       chart = new uPlot({
-        width: place.clientWidth, height: 280, scales: { x: { time: false } }, axes: [{ ...axis, label: "step" }, axis],
-        series: [{ label: "step" }, { label: "loss", stroke: colour("--tblr-primary"), width: 2 },
-          { label: "validation loss", stroke: colour("--tblr-orange"), width: 2, spanGaps: true, points: { show: true, size: 7 } }],
+        width: place.clientWidth, height: 280, scales: { x: { time: false } }, axes: charts.axes(),
+        series: [{ label: "step" }, { label: "loss", stroke: charts.colour("--tblr-primary"), width: 2 },
+          { label: "validation loss", stroke: charts.colour("--tblr-orange"), width: 2, spanGaps: true, points: { show: true, size: 7 } }],
       }, data, place);
     } else if (chart) chart.setData(data);
     const body = holder.querySelector("[data-chart-table] tbody");
@@ -97,6 +86,6 @@
   }
   document.addEventListener("htmx:afterSettle", begin);
   document.addEventListener("DOMContentLoaded", begin);
-  new MutationObserver(() => { forget(); if (holder) draw(); }).observe(document.documentElement, { attributeFilter: ["data-bs-theme"] });
+  charts.onTheme(() => { forget(); if (holder) draw(); });
   addEventListener("resize", () => chart?.setSize({ width: holder.querySelector("[data-chart]").clientWidth, height: 280 }));
 })();

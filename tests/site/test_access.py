@@ -87,6 +87,7 @@ TABLE: dict[str, Row] = {
     "project": Row(VIEWER, of="project"),
     "base_models": Row(SIGNED_IN),
     "run_list": Row(VIEWER, of="in project"),
+    "run_compare": Row(VIEWER, of="in project"),
     "run_create": Row(TRAINER, of="in project"),
     "run": Row(VIEWER, of="run"),
     "run_body": Row(VIEWER, of="run"),

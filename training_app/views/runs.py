@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 
 from django.contrib import messages
+from django.core.paginator import Paginator
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
@@ -21,6 +22,7 @@ from training_app.models import BaseModel, Run
 from training_app.series import NAMES
 
 LOG_BYTES = 20_000
+RUNS = 50
 
 
 @require_GET
@@ -30,7 +32,7 @@ def run_list(request: SignedInRequest, project: int) -> HttpResponse:
     context = {
         "project": found,
         "section": "runs",
-        "runs": runs,
+        "page": Paginator(runs, RUNS).get_page(request.GET.get("page")),
         "may_create": has_role(request.user, found, Role.TRAINER),
         "has_version": DatasetVersion.objects.filter(dataset__project=found).sealed().exists(),
     }

@@ -1,0 +1,61 @@
+"""Runs side by side: what was asked for, what came out, and where they differ."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from training_app.models import Run
+
+RESULTS = {
+    "train_loss": "Loss at the end",
+    "validation_loss": "Validation loss",
+    "best_step": "Best step",
+    "steps": "Steps",
+    "tokens": "Tokens",
+    "seconds": "Seconds of training",
+    "tokens_per_second": "Tokens a second",
+    "peak_memory_bytes": "Peak memory, bytes",
+    "trainable_parameters": "Trained numbers",
+    "device": "Computed on",
+    "dtype": "Precision",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One property of every run compared, in their order; None where a run has no such thing."""
+
+    name: str
+    values: list[Any]
+
+    @property
+    def differs(self) -> bool:
+        return any(value != self.values[0] for value in self.values[1:])
+
+
+def configuration(runs: list[Run]) -> list[Line]:
+    """Version, base, method and every knob."""
+    head = [
+        Line("version", [str(run.version) for run in runs]),
+        Line("base", [str(run.base) for run in runs]),
+        Line("method", [run.method for run in runs]),
+        Line("preset", [run.preset for run in runs]),
+    ]
+    knobs = dict.fromkeys(name for run in runs for name in run.config)
+    return head + [Line(name, [run.config.get(name) for run in runs]) for name in knobs]
+
+
+def results(runs: list[Run]) -> list[Line]:
+    """What the engine measured, and the newest evaluation of each run."""
+    measured = [Line(title, [run.result.get(name) for run in runs]) for name, title in RESULTS.items()]
+    newest = [next((found.sets for found in run.evaluations.all() if found.summary), {}) for run in runs]
+    judged = [
+        Line(f"{name}: right answers", [_right(sets.get(name)) for sets in newest])
+        for name in dict.fromkeys(name for sets in newest for name in sets)
+    ]
+    return [line for line in (*measured, *judged) if any(value is not None for value in line.values)]
+
+
+def _right(sums: dict[str, float] | None) -> str | None:
+    if sums is None:
+        return None
+    return f"{sums['tuned_right']:.0f} of {sums['rows']} (base {sums['base_right']:.0f})"
