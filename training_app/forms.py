@@ -59,6 +59,11 @@ class RunForm(StyledMixin, forms.Form):
         return [self[name] for name in KNOBS if name not in FIRST]
 
     @property
+    def has_knobs(self) -> bool:
+        """True when the form starts with knobs turned already."""
+        return any(name in self.initial for name in KNOBS)
+
+    @property
     def has_knob_errors(self) -> bool:
         return any(name in self.errors for name in KNOBS)
 

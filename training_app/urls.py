@@ -12,6 +12,7 @@ urlpatterns = [
     path("runs/<int:pk>/body", runs.run_body, name="run_body"),
     path("runs/<int:pk>/metrics.json", runs.run_metrics, name="run_metrics"),
     path("runs/<int:pk>/log", runs.run_log, name="run_log"),
+    path("runs/<int:pk>/config.yaml", runs.run_config, name="run_config"),
     path("runs/<int:pk>/samples", runs.run_samples, name="run_samples"),
     path("runs/<int:pk>/spec.json", runs.run_spec, name="run_spec"),
     path("runs/<int:pk>/start", runs.run_start, name="run_start"),

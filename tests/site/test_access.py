@@ -92,6 +92,7 @@ TABLE: dict[str, Row] = {
     "run": Row(VIEWER, of="run"),
     "run_body": Row(VIEWER, of="run"),
     "run_metrics": Row(VIEWER, of="run"),
+    "run_config": Row(VIEWER, of="run"),
     "run_samples": Row(VIEWER, of="run"),
     "run_log": Row(VIEWER, of="run"),
     "run_spec": Row(VIEWER, of="run"),

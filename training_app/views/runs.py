@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 from django.contrib import messages
+from django.core.files.uploadedfile import UploadedFile
 from django.core.paginator import Paginator
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
@@ -14,9 +16,10 @@ from finetune_site.jobs.access import may_control
 from finetune_site.jobs.models import JobState
 from finetune_site.lib.files import tail
 from finetune_site.projects.access import SignedInRequest, get_project, has_role
-from finetune_site.projects.models import Role
-from training_app import services
+from finetune_site.projects.models import Project, Role
+from training_app import configurations, services
 from training_app.access import get_run
+from training_app.configurations import Configuration, of_run
 from training_app.forms import RunForm, differing
 from training_app.models import BaseModel, Run
 from training_app.series import NAMES
@@ -43,9 +46,10 @@ def run_list(request: SignedInRequest, project: int) -> HttpResponse:
 def run_create(request: SignedInRequest, project: int) -> HttpResponse:
     found = get_project(request.user, project, role=Role.TRAINER)
     versions = DatasetVersion.objects.filter(dataset__project=found).sealed()
-    version = request.GET.get("version") or versions.order_by("-sealed_at").first()
-    first = {"version": version, "base": BaseModel.objects.first(), "name": _next_name(found.pk)}
-    form = RunForm(request.POST or None, project=found, initial=first)
+    if "configuration" in request.FILES:
+        form = RunForm(project=found, initial={**_first(request, found), **_from_file(request)})
+    else:
+        form = RunForm(request.POST or None, project=found, initial=_first(request, found))
     if form.is_valid():
         try:
             return redirect(services.plan_run(actor=request.user, project=found, **form.arguments))
@@ -82,6 +86,15 @@ def run_log(request: SignedInRequest, pk: int) -> HttpResponse:
     """The end of the engine's log."""
     found = get_run(request.user, pk)
     return render(request, "training/run_log.html", {"log": tail(found.folder / "log.txt", LOG_BYTES)})
+
+
+@require_GET
+def run_config(request: SignedInRequest, pk: int) -> HttpResponse:
+    """The configuration as a file that the form of a new run reads."""
+    found = get_run(request.user, pk)
+    response = HttpResponse(configurations.dump(found), content_type="application/yaml")
+    response["Content-Disposition"] = f'attachment; filename="run-{found.pk}.yaml"'
+    return response
 
 
 @require_GET
@@ -133,6 +146,32 @@ def _act(request: SignedInRequest, found: Run, act: Callable[[], object]) -> Htt
     except services.TrainingError as error:
         messages.error(request, str(error))
     return redirect(found)
+
+
+def _first(request: SignedInRequest, project: Project) -> dict[str, Any]:
+    """What a new run starts from: the newest version, or with `?like=` another run's choices."""
+    versions = DatasetVersion.objects.filter(dataset__project=project).sealed()
+    version = request.GET.get("version") or versions.order_by("-sealed_at").first()
+    first = {"version": version, "base": BaseModel.objects.first(), "name": _next_name(project.pk)}
+    like = request.GET.get("like", "")
+    run = Run.objects.filter(project=project, pk=int(like)).first() if like.isdecimal() else None
+    return first if run is None else {**first, "version": run.version, "base": run.base, **_choices(of_run(run))}
+
+
+def _from_file(request: SignedInRequest) -> dict[str, Any]:
+    file = request.FILES["configuration"]
+    assert isinstance(file, UploadedFile)
+    try:
+        found = configurations.load(file.read(configurations.MAX_BYTES).decode(errors="replace"))
+    except configurations.ConfigurationError as error:
+        messages.error(request, str(error))
+        return {}
+    messages.info(request, f"Filled in from {file.name}. Look it over, then plan the run.")
+    return _choices(found)
+
+
+def _choices(found: Configuration) -> dict[str, Any]:
+    return {"method": found.method, "preset": found.preset, **found.knobs}
 
 
 def _next_name(project: int) -> str:

@@ -1,0 +1,66 @@
+"""A run's configuration as a YAML file: written from a run, read back into the form of a new one."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from training_app.engine.spec import METHODS, PRESETS, knobs
+from training_app.forms import HIDDEN, KNOBS, differing
+from training_app.models import Run
+
+MAX_BYTES = 64_000
+
+
+class ConfigurationError(Exception):
+    """The file cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Method, preset, and the knobs that differ from them."""
+
+    method: str
+    preset: str
+    knobs: dict[str, Any] = field(default_factory=dict)
+
+
+def of_run(run: Run) -> Configuration:
+    changed = {name: value for name, (_, value) in differing(run.method, run.preset, run.config).items()}
+    return Configuration(run.method, run.preset, changed)
+
+
+def dump(run: Run) -> str:
+    """The run's configuration with every knob, those that differ from the preset first."""
+    found = of_run(run)
+    rest = {name: value for name, value in run.config.items() if name not in found.knobs}
+    body = {"method": found.method, "preset": found.preset, "knobs": {**found.knobs, **rest}}
+    text: str = yaml.safe_dump(body, sort_keys=False, allow_unicode=True)
+    return f"# Configuration of the run {run.name!r}, version {run.version}, base {run.base}\n{text}"
+
+
+def load(text: str) -> Configuration:
+    """Read a file that `dump` wrote, or that a person wrote like it. Whether values are in bounds, the form says."""
+    try:
+        body = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        where = f" (line {place.line + 1})" if place else ""
+        raise ConfigurationError(
+            f"The file is no YAML{where}. Export a run's configuration to see how it looks."
+        ) from error
+    if not isinstance(body, dict) or not isinstance(body.get("knobs", {}), dict):
+        raise ConfigurationError("The file must hold method, preset and knobs. Export a run's to see how it looks.")
+    method, preset = body.get("method", "dora"), body.get("preset", "balanced")
+    _check("method", method, METHODS)
+    _check("preset", preset, PRESETS)
+    wanted = {name: value for name, value in body.get("knobs", {}).items() if name not in HIDDEN}
+    if unknown := [str(name) for name in wanted if name not in KNOBS]:
+        raise ConfigurationError(f"The file has knobs that are not known: {', '.join(unknown[:5])}.")
+    usual = knobs(method, preset)
+    return Configuration(method, preset, {name: value for name, value in wanted.items() if value != usual[name]})
+
+
+def _check(what: str, value: Any, known: Any) -> None:
+    if not isinstance(value, str) or value not in known:
+        raise ConfigurationError(f"The {what} {value!r} is not known; it must be one of {', '.join(known)}.")
