@@ -77,7 +77,7 @@ def start_run(*, actor: User, run: Run) -> Run:
         raise TrainingError("The run was started already.")
     if locked.preview_job and locked.preview_job.state == JobState.FAILED:
         raise TrainingError("The look before the start found something that would stop the run. Mend it in a new run.")
-    locked.job = _enqueue(actor, locked, "training.train")
+    locked.job = _enqueue(actor, locked, "training.train", expected_seconds=locked.preview.get("seconds"))
     locked.save(update_fields=["job"])
     audit(locked.project, actor, "started the run", locked, after=locked.config)
     return locked
@@ -145,7 +145,12 @@ def ask(*, actor: User, run: Run, prompt: str) -> ChatTurn:
     return turn
 
 
-def _enqueue(actor: User, run: Run, kind: str, url: str = "") -> Any:
+def _enqueue(actor: User, run: Run, kind: str, url: str = "", expected_seconds: float | None = None) -> Any:
     return jobs.enqueue(
-        project=run.project, owner=actor, kind=kind, label=run.name, url=url or reverse("run", args=[run.pk])
+        project=run.project,
+        owner=actor,
+        kind=kind,
+        label=run.name,
+        url=url or reverse("run", args=[run.pk]),
+        expected_seconds=expected_seconds,
     )

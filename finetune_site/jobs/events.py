@@ -3,11 +3,12 @@
 import json
 from typing import Any
 
-from django.db import connection
+from django.db import connection, transaction
 
-from finetune_site.jobs.models import Job, JobEvent
+from finetune_site.jobs.models import Job, JobEvent, JobState
 
 CHANNEL = "job_events"
+TOLD_WAITING = 20
 
 
 def record(job: Job, kind: str, payload: dict[str, Any] | None = None) -> JobEvent:
@@ -17,3 +18,16 @@ def record(job: Job, kind: str, payload: dict[str, Any] | None = None) -> JobEve
     with connection.cursor() as cursor:
         cursor.execute("select pg_notify(%s, %s)", [CHANNEL, json.dumps([event.pk, job.pk, job.project_id])])
     return event
+
+
+def tell_waiting(queue: str) -> None:
+    """After this transaction tell the pages of the next waiting jobs that their turn may have changed.
+
+    Not within it: an event takes a lock on its job, and two claims would wait for each other. A failure is only logged.
+    """
+
+    def tell() -> None:
+        for job in Job.objects.filter(queue=queue, state=JobState.QUEUED).order_by("-priority", "pk")[:TOLD_WAITING]:
+            record(job, "progress")
+
+    transaction.on_commit(tell, robust=True)

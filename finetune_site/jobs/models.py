@@ -41,6 +41,7 @@ class Job(models.Model):
     url = models.CharField(max_length=200, blank=True, help_text="The page of what it works on")
     state = models.CharField(max_length=10, choices=JobState.choices, default=JobState.QUEUED)
     priority = models.SmallIntegerField(default=0)
+    expected_seconds = models.FloatField(null=True, editable=False)
 
     done = models.BigIntegerField(default=0)
     total = models.BigIntegerField(default=0)

@@ -10,7 +10,7 @@ from django.db import connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
-from finetune_site.jobs.events import record
+from finetune_site.jobs.events import record, tell_waiting
 from finetune_site.jobs.models import Job, JobState
 
 HOST = socket.gethostname()
@@ -39,6 +39,7 @@ def claim(queue: str, *, pid: int, pid_started: int) -> Job | None:
         return None
     job = Job.objects.select_related("project", "owner").get(pk=row[0])
     record(job, "state", {"state": job.state, "attempt": job.attempt})
+    tell_waiting(queue)
     return job
 
 
@@ -93,6 +94,7 @@ def finish(job: Job, state: JobState, *, code: str = "", text: str = "", message
     if not moved:
         raise LeaseLost
     record(job, "state", {"state": state, "error": text})
+    tell_waiting(job.queue)
 
 
 @transaction.atomic

@@ -5,7 +5,7 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django_q.tasks import async_task
 
-from finetune_site.jobs.events import record
+from finetune_site.jobs.events import record, tell_waiting
 from finetune_site.jobs.kinds import get_kind
 from finetune_site.jobs.models import FINISHED, Job, JobState
 from finetune_site.projects.models import Project
@@ -17,7 +17,16 @@ class JobError(Exception):
 
 
 @transaction.atomic
-def enqueue(*, project: Project, owner: User, kind: str, label: str, url: str = "", priority: int = 0) -> Job:
+def enqueue(
+    *,
+    project: Project,
+    owner: User,
+    kind: str,
+    label: str,
+    url: str = "",
+    priority: int = 0,
+    expected_seconds: float | None = None,
+) -> Job:
     """Create a job and, in the same transaction, the task that finds a runner for it."""
     job_kind = get_kind(kind)
     job = Job.objects.create(
@@ -28,6 +37,7 @@ def enqueue(*, project: Project, owner: User, kind: str, label: str, url: str = 
         label=label[:200],
         url=url,
         priority=priority,
+        expected_seconds=expected_seconds,
         max_attempts=job_kind.max_attempts,
     )
     record(job, "state", {"state": job.state})
@@ -47,6 +57,8 @@ def cancel(*, actor: User, job: Job) -> None:
     if not stopped and not asked:
         raise JobError("The job has already ended.")
     record(job, "state", {"state": JobState.CANCELLED if stopped else JobState.RUNNING})
+    if stopped:
+        tell_waiting(job.queue)
     audit(job.project, actor, "stopped", job)
 
 

@@ -14,6 +14,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from finetune_site.jobs import services
 from finetune_site.jobs.access import get_job, may_control
+from finetune_site.jobs.forecast import forecasts
 from finetune_site.jobs.live import hub
 from finetune_site.jobs.models import FINISHED, Job, JobState
 from finetune_site.projects.access import SignedInRequest, get_project
@@ -101,9 +102,12 @@ def _list_context(request: SignedInRequest) -> dict[str, object]:
     jobs = Job.objects.visible_to(request.user).select_related("project", "owner")
     state = request.GET.get("state", "")
     ended = jobs.filter(state=state) if state in FINISHED else jobs.filter(state__in=FINISHED)
+    waiting = list(jobs.filter(state=JobState.QUEUED).order_by("pk"))
+    turns = forecasts(waiting)
     return {
         "running": jobs.filter(state=JobState.RUNNING).order_by("started_at"),
-        "waiting": jobs.filter(state=JobState.QUEUED).order_by("-priority", "pk"),
+        "waiting": sorted(waiting, key=lambda job: (job.queue, turns[job.pk].place if job.pk in turns else 0)),
+        "turns": turns,
         "ended": Paginator(ended, PAGE_SIZE).get_page(request.GET.get("page")),
         "state": state,
     }
