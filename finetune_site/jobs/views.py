@@ -107,7 +107,7 @@ def _list_context(request: SignedInRequest) -> dict[str, object]:
     return {
         "running": jobs.filter(state=JobState.RUNNING).order_by("started_at"),
         "waiting": sorted(waiting, key=lambda job: (job.queue, turns[job.pk].place if job.pk in turns else 0)),
-        "turns": turns,
+        "job_turns": turns,
         "ended": Paginator(ended, PAGE_SIZE).get_page(request.GET.get("page")),
         "state": state,
     }

@@ -61,6 +61,7 @@ def test_a_run_is_planned_trained_judged_and_asked(project, trainer, viewer, cli
 
     settings.CHAT_IDLE_SECONDS = 0
     client.post(reverse("chat_ask", args=[run.pk]), {"prompt": "What does part 3 weigh?"})
+    assert b"waiting" in client.get(reverse("chat", args=[run.pk])).content  # with its job in the queue
     run_all("chat")
     turn = ChatTurn.objects.get()
     assert turn.state == "done"

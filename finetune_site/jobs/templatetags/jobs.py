@@ -11,8 +11,8 @@ register = template.Library()
 
 @register.simple_tag(takes_context=True)
 def turn(context: Context, job: Job) -> Turn | None:
-    """A waiting job's turn; a page of many jobs puts all of them into its context as `turns`."""
+    """A waiting job's turn; a page of many jobs puts all of them into its context as `job_turns`."""
     if job.state != JobState.QUEUED:
         return None
-    turns = context["turns"] if "turns" in context else forecast(job.queue)
+    turns = context["job_turns"] if "job_turns" in context else forecast(job.queue)
     return turns.get(job.pk)
