@@ -5,7 +5,7 @@ from typing import Any
 
 from django.db import connection, transaction
 
-from finetune_site.jobs.models import Job, JobEvent, JobState
+from finetune_site.jobs.models import SLOW_QUEUES, Job, JobEvent, JobState
 
 CHANNEL = "job_events"
 TOLD_WAITING = 20
@@ -21,7 +21,7 @@ def record(job: Job, kind: str, payload: dict[str, Any] | None = None) -> JobEve
 
 
 def tell_waiting(queue: str) -> None:
-    """After this transaction tell the pages of the next waiting jobs that their turn may have changed.
+    """After this transaction tell the pages of a slow queue's next waiting jobs that their turn may have changed.
 
     Not within it: an event takes a lock on its job, and two claims would wait for each other. A failure is only logged.
     """
@@ -30,4 +30,5 @@ def tell_waiting(queue: str) -> None:
         for job in Job.objects.filter(queue=queue, state=JobState.QUEUED).order_by("-priority", "pk")[:TOLD_WAITING]:
             record(job, "progress")
 
-    transaction.on_commit(tell, robust=True)
+    if queue in SLOW_QUEUES:
+        transaction.on_commit(tell, robust=True)

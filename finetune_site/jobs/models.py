@@ -10,6 +10,10 @@ from django.utils import timezone
 from finetune_site.jobs.kinds import get_kind
 from finetune_site.projects.models import Project
 
+# Where jobs take long and wait for one another: pages tell when a turn comes, which would cost too much for hundreds of
+# documents that are parsed within seconds.
+SLOW_QUEUES = ("gpu",)
+
 
 class JobState(models.TextChoices):
     QUEUED = "queued", "waiting"

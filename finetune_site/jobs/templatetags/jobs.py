@@ -4,15 +4,17 @@ from django import template
 from django.template import Context
 
 from finetune_site.jobs.forecast import Turn, forecast
-from finetune_site.jobs.models import Job, JobState
+from finetune_site.jobs.models import SLOW_QUEUES, Job, JobState
 
 register = template.Library()
 
 
 @register.simple_tag(takes_context=True)
 def turn(context: Context, job: Job) -> Turn | None:
-    """A waiting job's turn; a page of many jobs puts all of them into its context as `job_turns`."""
+    """A waiting job's turn in a slow queue; the page of all jobs puts those of every queue into its context."""
     if job.state != JobState.QUEUED:
         return None
-    turns = context["job_turns"] if "job_turns" in context else forecast(job.queue)
-    return turns.get(job.pk)
+    if "job_turns" in context:
+        found: Turn | None = context["job_turns"].get(job.pk)
+        return found
+    return forecast(job.queue).get(job.pk) if job.queue in SLOW_QUEUES else None
