@@ -46,13 +46,20 @@ def configuration(runs: list[Run]) -> list[Line]:
 
 def results(runs: list[Run]) -> list[Line]:
     """What the engine measured, and the newest evaluation of each run."""
-    measured = [Line(title, [run.result.get(name) for run in runs]) for name, title in RESULTS.items()]
+    measured = [Line(title, [_shown(run.result.get(name)) for run in runs]) for name, title in RESULTS.items()]
     newest = [next((found.sets for found in run.evaluations.all() if found.summary), {}) for run in runs]
     judged = [
         Line(f"{name}: right answers", [_right(sets.get(name)) for sets in newest])
         for name in dict.fromkeys(name for sets in newest for name in sets)
     ]
     return [line for line in (*measured, *judged) if any(value is not None for value in line.values)]
+
+
+def _shown(value: Any) -> Any:
+    """Numbers as people compare them."""
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) else value
 
 
 def _right(sums: dict[str, float] | None) -> str | None:

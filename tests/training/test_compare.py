@@ -80,6 +80,7 @@ def test_the_page_shows_what_differs(runs, project, viewer, client_of):
     assert '<th scope="row">epochs</th><td>4.0</td><td>8.0</td>' in asked
     assert "<li>rank: 16</li>" in equal
     assert "8 of 10 (base 1)" in asked
+    assert '<th scope="row">Validation loss</th><td>1.5</td><td>0.75</td>' in asked
     assert "1 added" in equal and "What is D?" in equal
     assert "train → validation" in equal or "validation" in equal
 
