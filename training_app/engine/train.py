@@ -46,6 +46,7 @@ FREE_FIELDS = {
     "threads",
     "keep_checkpoints",
     "checkpoint_every",
+    "micro_batch_tokens",
     "sample_answers",
 }
 
@@ -110,10 +111,10 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
         rate = spec.learning_rate * rate_share(progress.step, lesson.total_steps, spec.warmup_share, spec.scheduler)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["pace"]
-        torch.manual_seed(spec.seed * 1_000_003 + progress.step)  # dropout: a function of seed and step
         rows = [lesson.train[i] for i in step_rows(len(lesson.train), spec.batch_rows, spec.seed, progress.step)]
         extra = step_rehearsal(rehearsed, spec.rehearsal_rows, spec.seed, progress.step) if rehearsed else []
-        loss = _accumulate(model, [*rows, *extra], layout, machine)
+        seed = spec.seed * 1_000_003 + progress.step  # dropout: a function of seed and step
+        loss, layout = _gradient(model, [*rows, *extra], layout, machine, seed, channel)
         norm = float(torch.nn.utils.clip_grad_norm_(trained, spec.max_grad_norm))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise InputError(_diverged(spec, f"The loss is no longer a number at step {progress.step + 1}"))
@@ -192,6 +193,38 @@ def _base_loss(model: Any, lesson: Lesson, machine: Machine, layout: Layout) -> 
     """What the base model loses on some of the rows: above it nothing is learnt."""
     rows = lesson.train[:BASE_ROWS]
     return mean_loss(_inner(model), rows, machine, layout.token_limit, layout.share_prefix)
+
+
+def _gradient(
+    model: Any, rows: list[Tokens], layout: Layout, machine: Machine, seed: int, channel: Channel
+) -> tuple[float, Layout]:
+    """The gradient of a step and its loss; where the device's memory does not hold it, computed in smaller parts.
+
+    The parts change memory and speed, never the result. Returns the layout that worked: the next steps start from it.
+    """
+    while True:
+        torch.manual_seed(seed)
+        try:
+            return _accumulate(model, rows, layout, machine), layout
+        except torch.OutOfMemoryError as error:
+            longest = max(len(row.ids) for row in rows)
+            if layout.token_limit <= longest:
+                raise InputError(_too_little_memory(longest)) from error
+            layout = replace(layout, token_limit=max(longest, layout.token_limit // 2))
+        model.zero_grad(set_to_none=True)
+        if machine.device.type == "cuda":
+            torch.cuda.empty_cache()
+        channel.emit(
+            "warning",
+            message=f"The device's memory is too small: going on with {layout.token_limit} tokens at once, slower.",
+        )
+
+
+def _too_little_memory(tokens: int) -> str:
+    return (
+        f"The device's memory does not hold one row of {tokens} tokens. Start a new run with gradient_checkpointing, "
+        "a lower max_length or a lower rank."
+    )
 
 
 def _accumulate(model: Any, rows: list[Tokens], layout: Layout, machine: Machine) -> float:

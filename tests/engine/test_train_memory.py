@@ -1,0 +1,69 @@
+"""A device without enough memory: smaller parts, the same result; a sentence when nothing smaller is left."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune_site.lib.channel import Channel, InputError
+from training_app.engine import train
+from training_app.engine.loss import token_losses
+from training_app.engine.spec import TrainSpec
+
+
+class Listener(Channel):
+    """Keeps the events in a list instead of writing them."""
+
+    should_stop = False
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def emit(self, event: str, **fields: Any) -> None:
+        self.events.append({"event": event, **fields})
+
+    def keep_journal(self, path: Path) -> None:
+        pass
+
+
+def run(fields: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    listener = Listener()
+    train.train(TrainSpec(**{**fields, "run_dir": str(folder), "sample_answers": 0}), listener)
+    return listener.events
+
+
+def losses(events: list[dict[str, Any]]) -> dict[int, float]:
+    return {event["step"]: event["loss"] for event in events if event["event"] == "step"}
+
+
+def device_that_holds(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on more than so many tokens at once are too many, as on a device of that size."""
+
+    def measured(model: Any, batch: Any, machine: Any) -> Any:
+        if batch.input_ids.shape[1] > tokens:
+            raise torch.OutOfMemoryError
+        return token_losses(model, batch, machine)
+
+    monkeypatch.setattr(train, "token_losses", measured)
+
+
+def test_smaller_parts_give_the_same_losses(
+    lesson_fields: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = {**lesson_fields, "dropout": 0.0}
+    undisturbed = run(fields, tmp_path / "large")
+    device_that_holds(150, monkeypatch)
+    small = run(fields, tmp_path / "small")
+    assert losses(small) == pytest.approx(losses(undisturbed), abs=1e-4)
+    warnings = [event["message"] for event in small if event["event"] == "warning"]
+    assert [text for text in warnings if "memory is too small" in text] == warnings
+    assert 1 <= len(warnings) <= 4  # what worked once is kept for the steps that follow
+
+
+def test_when_one_row_is_too_long_it_says_what_to_do(
+    lesson_fields: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device_that_holds(20, monkeypatch)
+    with pytest.raises(InputError, match=r"does not hold one row of \d+ tokens\. Start a new run"):
+        run({**lesson_fields, "dropout": 0.0}, tmp_path / "run")
