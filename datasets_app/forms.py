@@ -36,7 +36,8 @@ class GenerateForm(StyledMixin, forms.Form):
         max_value=12,
         initial=6,
         label="Wordings of each fact",
-        help_text="A fact asked in many ways is learned; asked in one, memorised. One wording is kept for testing.",
+        help_text="A fact asked in many ways is learned; asked in one, memorised. One wording is kept for testing. "
+        "Texts have none.",
     )
 
     def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
@@ -45,9 +46,12 @@ class GenerateForm(StyledMixin, forms.Form):
         assert isinstance(documents, forms.ModelMultipleChoiceField)
         documents.queryset = Document.objects.filter(project=project).parsed()
         self.servers = {server.pk: server for server in ModelServer.objects.all()}
-        choices = [("extractive", "Without a model")]
+        choices = [
+            ("extractive", "Questions and answers, without a model"),
+            ("verbatim", "The passages as texts, for continued pre-training"),
+        ]
         for server in self.servers.values():
-            choices += [(f"{server.pk}:{name}", f"{name} on {server}") for name in server.model_names]
+            choices += [(f"{server.pk}:{name}", f"Questions by {name} on {server}") for name in server.model_names]
         chooser = self.fields["model"]
         assert isinstance(chooser, forms.ChoiceField)
         chooser.choices = choices
@@ -60,6 +64,8 @@ class GenerateForm(StyledMixin, forms.Form):
         if chosen == "extractive":
             options = {"wordings_per_fact": wordings}
             return {"documents": documents, "generator": chosen, "server": None, "options": options}
+        if chosen == "verbatim":
+            return {"documents": documents, "generator": chosen, "server": None, "options": {}}
         server, _, name = chosen.partition(":")
         options = {"model": name, "wordings": min(wordings, 8)}
         return {"documents": documents, "generator": "llm", "server": self.servers[int(server)], "options": options}
@@ -132,6 +138,16 @@ class PreferenceForm(StyledMixin, forms.Form):
     @property
     def content(self) -> dict[str, Any]:
         return {name: self.cleaned_data[name] for name in ("prompt", "chosen", "rejected")}
+
+
+class TextForm(StyledMixin, forms.Form):
+    """A text that is learnt as it stands."""
+
+    text = forms.CharField(widget=forms.Textarea(attrs={"rows": 14}))
+
+    @property
+    def content(self) -> dict[str, Any]:
+        return {"text": self.cleaned_data["text"]}
 
 
 class SealForm(StyledMixin, forms.Form):

@@ -198,7 +198,7 @@ def _generate_spec(
     env: dict[str, str] = {}
     if generation.generator == "extractive":
         spec["wordings_per_fact"] = options.get("wordings_per_fact", 6)
-    else:
+    elif generation.generator == "llm":
         server = generation.server
         if server is None:
             raise JobInputError("The model server of this generation was removed. Start a new one.")

@@ -10,7 +10,7 @@ from training_app.models import ChatTurn, Evaluation, Run
 
 def get_run(user: User, pk: int, *, role: Role = Role.VIEWER) -> Run:
     runs = Run.objects.visible_to(user).select_related(
-        "project", "version__dataset", "base", "job", "preview_job", "created_by"
+        "project", "version__dataset", "base", "start", "job", "preview_job", "created_by"
     )
     run = get_object_or_404(runs, pk=pk)
     require_role(user, run.project, role)

@@ -37,6 +37,7 @@ def configuration(runs: list[Run]) -> list[Line]:
     head = [
         Line("version", [str(run.version) for run in runs]),
         Line("base", [str(run.base) for run in runs]),
+        Line("goes on from", [str(run.start or "the base model") for run in runs]),
         Line("method", [run.method for run in runs]),
         Line("preset", [run.preset for run in runs]),
     ]

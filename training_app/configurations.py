@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
-from training_app.engine.spec import METHODS, PRESETS, knobs
-from training_app.forms import HIDDEN, KNOBS, differing
+from training_app.engine.spec import METHODS, OBJECTIVES, PRESETS, knobs
+from training_app.forms import ASKED, HIDDEN, KNOBS, differing
 from training_app.models import Run
 
 MAX_BYTES = 64_000
@@ -18,23 +18,25 @@ class ConfigurationError(Exception):
 
 @dataclass(frozen=True)
 class Configuration:
-    """Method, preset, and the knobs that differ from them."""
+    """Objective, method, preset, and the knobs that differ from them."""
 
     method: str
     preset: str
+    objective: str = "supervised"
     knobs: dict[str, Any] = field(default_factory=dict)
 
 
 def of_run(run: Run) -> Configuration:
     changed = {name: value for name, (_, value) in differing(run.method, run.preset, run.config).items()}
-    return Configuration(run.method, run.preset, changed)
+    return Configuration(run.method, run.preset, run.objective, changed)
 
 
 def dump(run: Run) -> str:
     """The run's configuration with every knob, those that differ from the preset first."""
     found = of_run(run)
-    rest = {name: value for name, value in run.config.items() if name not in found.knobs}
-    body = {"method": found.method, "preset": found.preset, "knobs": {**found.knobs, **rest}}
+    rest = {name: value for name, value in run.config.items() if name not in {*found.knobs, *ASKED}}
+    head = {"objective": found.objective, "method": found.method, "preset": found.preset}
+    body = {**head, "knobs": {**found.knobs, **rest}}
     text: str = yaml.safe_dump(body, sort_keys=False, allow_unicode=True)
     return f"# Configuration of the run {run.name!r}, version {run.version}, base {run.base}\n{text}"
 
@@ -52,13 +54,16 @@ def load(text: str) -> Configuration:
     if not isinstance(body, dict) or not isinstance(body.get("knobs", {}), dict):
         raise ConfigurationError("The file must hold method, preset and knobs. Export a run's to see how it looks.")
     method, preset = body.get("method", "dora"), body.get("preset", "balanced")
+    objective = body.get("objective", "supervised")
+    _check("objective", objective, OBJECTIVES)
     _check("method", method, METHODS)
     _check("preset", preset, PRESETS)
     wanted = {name: value for name, value in body.get("knobs", {}).items() if name not in HIDDEN}
     if unknown := [str(name) for name in wanted if name not in KNOBS]:
         raise ConfigurationError(f"The file has knobs that are not known: {', '.join(unknown[:5])}.")
-    usual = knobs(method, preset)
-    return Configuration(method, preset, {name: value for name, value in wanted.items() if value != usual[name]})
+    usual = knobs(method, preset, objective)
+    changed = {name: value for name, value in wanted.items() if value != usual[name]}
+    return Configuration(method, preset, objective, changed)
 
 
 def _check(what: str, value: Any, known: Any) -> None:

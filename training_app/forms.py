@@ -6,16 +6,34 @@ from typing import Any
 from django import forms
 
 from datasets_app.models import DatasetVersion
+from finetune_site.jobs.models import JobState
 from finetune_site.projects.forms import StyledMixin, style
 from finetune_site.projects.models import Project
-from training_app.engine.spec import METHODS, PRESETS, TrainSpec, knobs
-from training_app.models import BaseModel
+from training_app.engine.spec import METHODS, OBJECTIVES, PRESETS, ROW_KINDS, TrainSpec, knobs
+from training_app.models import BaseModel, Run
 
 # Which machine computes is the operator's and the queue's to say.
 HIDDEN = {"method", "device", "threads", "dtype"}
-KNOBS = {item.name: item for item in fields(TrainSpec) if item.metadata and item.name not in HIDDEN}
+# What the form asks on its own.
+ASKED = {"objective"}
+KNOBS = {item.name: item for item in fields(TrainSpec) if item.metadata and item.name not in HIDDEN | ASKED}
+PLANNED = ("name", "version", "base", "start", "method", "preset", "is_evaluated_after")
+ROWS = {"chat": "conversations", "preference": "preference pairs", "text": "texts"}
 # What most people who turn knobs turn first.
 FIRST = ("epochs", "learning_rate", "batch_rows", "rank", "alpha", "max_length")
+
+
+class ReasonedRadios(forms.RadioSelect):
+    """Radio buttons of which some cannot be chosen now; `reasons` says why, by value."""
+
+    reasons: dict[str, str]
+
+    def create_option(self, name: str, value: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        option: dict[str, Any] = super().create_option(name, value, *args, **kwargs)
+        if reason := getattr(self, "reasons", {}).get(str(value)):
+            option["attrs"]["disabled"] = True
+            option["label"] = f"{option['label']} {reason}"
+        return option
 
 
 class RunForm(StyledMixin, forms.Form):
@@ -26,6 +44,19 @@ class RunForm(StyledMixin, forms.Form):
         DatasetVersion.objects.none(), label="Dataset version", help_text="What the model learns from."
     )
     base = forms.ModelChoiceField(BaseModel.objects.all(), label="Base model", help_text="What it starts from.")
+    start = forms.ModelChoiceField(
+        Run.objects.none(),
+        required=False,
+        label="Goes on from",
+        empty_label="the base model",
+        help_text="A finished run whose weights this one starts with: new data on top, or preferences after answers.",
+    )
+    objective = forms.ChoiceField(
+        choices=list(OBJECTIVES.items()),
+        widget=ReasonedRadios,
+        initial="supervised",
+        label="What is learnt",
+    )
     method = forms.ChoiceField(
         choices=[(name, text) for name, text in METHODS.items()], widget=forms.RadioSelect, initial="dora"
     )
@@ -44,11 +75,26 @@ class RunForm(StyledMixin, forms.Form):
         assert isinstance(chooser, forms.ModelChoiceField)
         versions = DatasetVersion.objects.filter(dataset__project=project).sealed()
         chooser.queryset = versions.select_related("dataset")
+        starts = self.fields["start"]
+        assert isinstance(starts, forms.ModelChoiceField)
+        starts.queryset = Run.objects.filter(project=project, job__state=JobState.SUCCEEDED)
+        self._grey_out(project)
         defaults = knobs()
         for name, item in KNOBS.items():
             field = _knob_field(name, item.metadata, defaults[name])
             style(field)
             self.fields[name] = field
+
+    def _grey_out(self, project: Project) -> None:
+        """Objectives whose rows no version of the project has."""
+        held = DatasetVersion.objects.filter(dataset__project=project).kinds()
+        chooser = self.fields["objective"].widget
+        assert isinstance(chooser, ReasonedRadios)
+        chooser.reasons = {
+            name: f"No version of this project has {ROWS[kind]}."
+            for name, kind in ROW_KINDS.items()
+            if kind not in held
+        }
 
     @property
     def first_knobs(self) -> list[forms.BoundField]:
@@ -71,16 +117,15 @@ class RunForm(StyledMixin, forms.Form):
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of `plan_run`: the preset's values, and over them what was typed."""
         data = self.cleaned_data
-        config = knobs(data["method"], data["preset"])
+        config = knobs(data["method"], data["preset"], data["objective"])
         typed = {name: data[name] for name in KNOBS if data.get(name) not in (None, "")}
         config = {name: value for name, value in {**config, **typed}.items() if name not in HIDDEN}
-        named = {name: data[name] for name in ("name", "version", "base", "method", "preset", "is_evaluated_after")}
-        return {**named, "config": config}
+        return {**{name: data[name] for name in PLANNED}, "config": config}
 
 
 def differing(method: str, preset: str, config: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Which knobs differ from the preset: name to (preset's value, this value)."""
-    usual = knobs(method, preset)
+    usual = knobs(method, preset, config.get("objective", "supervised"))
     return {name: (usual[name], value) for name, value in config.items() if name in usual and usual[name] != value}
 
 

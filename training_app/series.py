@@ -9,9 +9,12 @@ from django.db import InterfaceError, OperationalError
 from finetune_site.jobs.handle import Handle
 from finetune_site.jobs.queue import LeaseLost
 from finetune_site.lib.channel import read_journal
-from training_app.models import Metric, Run, Sample
+from training_app.models import Metric, RowLoss, Run, Sample
 
-NAMES = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes")
+NAMES = (
+    "loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes", "reward_margin", "reward_accuracy",
+)  # fmt: skip
+LOOK_NAMES = ("validation_loss", "validation_margin", "validation_accuracy")
 FLUSH_SECONDS = 0.5
 
 
@@ -22,6 +25,7 @@ class Series:
         self._handle, self._run = handle, run
         self._points: list[dict[str, Any]] = []
         self._samples: list[Sample] = []
+        self._row_losses: list[RowLoss] = []
         self._total = 0
         self._flushed_at = 0.0
 
@@ -34,6 +38,8 @@ class Series:
             self._points.append(_point(event))
         elif name == "sample":
             self._samples.append(_sample(self._run, event))
+        elif name == "rows":
+            self._row_losses = _row_losses(self._run, event)
         elif name == "checkpoint":
             self._handle.publish("checkpoint", {"line": f"Checkpoint at step {event['step']}", "step": event["step"]})
         elif name == "warning":
@@ -45,6 +51,10 @@ class Series:
         """Write what was gathered: metric rows, one live event, the job's progress; then what the model answered."""
         self._flushed_at = time.monotonic()
         self._flush_points()
+        if self._row_losses:
+            losses, self._row_losses = self._row_losses, []
+            self._handle.write(lambda: _keep_newest(losses))
+            self._handle.publish("sample", {"step": losses[0].step})
         if self._samples:
             samples, self._samples = self._samples, []
             self._handle.write(lambda: Sample.objects.bulk_create(samples, ignore_conflicts=True))
@@ -57,7 +67,7 @@ class Series:
         rows = [
             Metric(run=self._run, step=point["step"], name=name, value=point[name])
             for point in points
-            for name in (*NAMES, "validation_loss")
+            for name in (*NAMES, *LOOK_NAMES)
             if point.get(name) is not None
         ]
         self._handle.write(lambda: Metric.objects.bulk_create(rows, ignore_conflicts=True))
@@ -89,13 +99,27 @@ class Series:
                 self._points.append(_point(event))
             elif event["event"] == "sample" and event["step"] <= last:
                 self._samples.append(_sample(self._run, event))
+            elif event["event"] == "rows" and event["step"] <= last:
+                self._row_losses = _row_losses(self._run, event)
 
 
 def _sample(run: Run, event: dict[str, Any]) -> Sample:
     return Sample(run=run, **{name: event[name] for name in ("step", "example_id", "question", "reference", "answer")})
 
 
+def _row_losses(run: Run, event: dict[str, Any]) -> list[RowLoss]:
+    return [RowLoss(run=run, example_id=row, step=event["step"], loss=loss) for row, loss in event["losses"]]
+
+
+def _keep_newest(losses: list[RowLoss]) -> None:
+    RowLoss.objects.bulk_create(
+        losses, update_conflicts=True, unique_fields=["run", "example_id"], update_fields=["step", "loss"]
+    )
+
+
 def _point(event: dict[str, Any]) -> dict[str, Any]:
     if event["event"] == "eval":
-        return {"step": event["step"], "validation_loss": event["loss"]}
+        keys = ("loss", "reward_margin", "reward_accuracy")
+        found = {name: event[key] for key, name in zip(keys, LOOK_NAMES, strict=True) if key in event}
+        return {"step": event["step"], **found}
     return {key: event[key] for key in ("step", "seconds_left", "epoch", *NAMES) if key in event}

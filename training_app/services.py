@@ -12,7 +12,7 @@ from finetune_site.jobs.models import JobState
 from finetune_site.lib.channel import InputError
 from finetune_site.projects.models import Project
 from finetune_site.projects.services import audit
-from training_app.engine.spec import TrainSpec
+from training_app.engine.spec import CHECKPOINT_WISH, ROW_KINDS, TrainSpec
 from training_app.models import BaseModel, ChatTurn, Evaluation, Run
 
 MAX_PROMPT = 8000
@@ -34,12 +34,15 @@ def plan_run(
     preset: str,
     config: dict[str, Any],
     is_evaluated_after: bool = True,
+    start: Run | None = None,
 ) -> Run:
     """Keep a run as a draft and look at it before it starts: tokens, first batch, memory, time."""
     if not version.is_sealed:
         raise TrainingError("The version is not sealed yet. Wait for it, or choose another.")
     if version.dataset.project_id != project.pk:
         raise TrainingError("The version belongs to another project.")
+    if start:
+        _check_start(start, project, base, method)
     run = Run(
         project=project,
         name=name,
@@ -48,15 +51,53 @@ def plan_run(
         method=method,
         preset=preset,
         config=config,
+        start=start,
         is_evaluated_after=is_evaluated_after,
         created_by=actor,
     )
     check_config(run)
+    kind = ROW_KINDS[run.objective]
+    if kind not in DatasetVersion.objects.filter(pk=version.pk).kinds():
+        raise TrainingError(f"{version} holds no row of the kind that {run.objective} learns from ({kind}).")
     run.save()
     run.preview_job = _enqueue(actor, run, "training.preview")
     run.save(update_fields=["preview_job"])
     audit(project, actor, "planned the run", run, after={"version": str(version), "base": str(base), "method": method})
     return run
+
+
+def _check_start(start: Run, project: Project, base: BaseModel, method: str) -> None:
+    if start.project_id != project.pk or not start.is_done:
+        raise TrainingError("Only a finished run of this project can be gone on from.")
+    if start.base_id != base.pk:
+        raise TrainingError(f"The run “{start}” stands on {start.base}. Choose that base model to go on from it.")
+    if start.method != method:
+        raise TrainingError(f"The run “{start}” was trained with {start.method}. Choose that method to go on from it.")
+
+
+def run_again(*, actor: User, run: Run) -> Run:
+    """A draft that repeats a run exactly: the same version, base, start and value of every knob."""
+    return plan_run(
+        actor=actor,
+        project=run.project,
+        name=f"{run.name} again"[:120],
+        version=run.version,
+        base=run.base,
+        method=run.method,
+        preset=run.preset,
+        config=run.config,
+        is_evaluated_after=run.is_evaluated_after,
+        start=run.start,
+    )
+
+
+def wish_checkpoint(*, actor: User, run: Run) -> None:
+    """Ask a training run to write a checkpoint after its next step."""
+    if run.state != JobState.RUNNING:
+        raise TrainingError("The run is not training now, so there is nothing new to keep.")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / CHECKPOINT_WISH).touch()
+    audit(run.project, actor, "asked for a checkpoint of", run)
 
 
 def check_config(run: Run) -> None:

@@ -1,8 +1,8 @@
 """The file formats in which people already have examples, read line by line with errors that name the line.
 
 messages: {"messages": [{"role", "content"}, ...]} · alpaca: {"instruction", "input", "output"} · sharegpt:
-{"conversations": [{"from", "value"}, ...]} · preference: {"prompt", "chosen", "rejected"}. JSON Lines, or one JSON
-array. Standard library only.
+{"conversations": [{"from", "value"}, ...]} · preference: {"prompt", "chosen", "rejected"} · text: {"text"}. JSON
+Lines, or one JSON array. Standard library only.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-FORMATS = ("messages", "alpaca", "sharegpt", "preference")
+FORMATS = ("messages", "alpaca", "sharegpt", "preference", "text")
 MAX_LINE_CHARACTERS = 2_000_000
 _ROLES = {"system", "user", "assistant"}
 _SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -18,7 +18,7 @@ _SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assista
 
 @dataclass(frozen=True)
 class Row:
-    """One example of a file: a conversation, or a preference pair with its prompt."""
+    """One example of a file: a conversation, a preference pair with its prompt, or a text."""
 
     line: int
     kind: str
@@ -26,6 +26,16 @@ class Row:
     prompt: str = ""
     chosen: str = ""
     rejected: str = ""
+    text: str = ""
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What an example keeps of it."""
+        if self.kind == "chat":
+            return {"messages": self.messages}
+        if self.kind == "text":
+            return {"text": self.text}
+        return {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}
 
 
 @dataclass(frozen=True)
@@ -50,9 +60,11 @@ def detect_format(record: dict[str, Any]) -> str:
         return "sharegpt"
     if "instruction" in record and "output" in record:
         return "alpaca"
+    if record.keys() == {"text"}:
+        return "text"
     raise FormatError(
         "The record is of no known format: it needs “messages”, or “instruction” and “output”, or “conversations”, "
-        f"or “prompt”, “chosen” and “rejected”. It has: {', '.join(map(str, record)) or 'nothing'}."
+        f"or “prompt”, “chosen” and “rejected”, or “text” alone. It has: {', '.join(map(str, record)) or 'nothing'}."
     )
 
 
@@ -80,6 +92,10 @@ def to_messages_line(messages: list[dict[str, str]]) -> str:
 
 def to_preference_line(prompt: str, chosen: str, rejected: str) -> str:
     return json.dumps({"prompt": prompt, "chosen": chosen, "rejected": rejected}, ensure_ascii=False) + "\n"
+
+
+def to_text_line(text: str) -> str:
+    return json.dumps({"text": text}, ensure_ascii=False) + "\n"
 
 
 def _records(stream: IO[str]) -> Iterator[tuple[int, Any]]:
@@ -157,6 +173,10 @@ def _read_preference(line: int, record: dict[str, Any]) -> Row:
     return Row(line, "preference", prompt=prompt, chosen=chosen, rejected=rejected)
 
 
+def _read_text(line: int, record: dict[str, Any]) -> Row:
+    return Row(line, "text", text=_text(record, "text"))
+
+
 def _answer(record: dict[str, Any], name: str) -> str:
     """A text, or a list of messages whose last one is it (TRL's conversational form)."""
     value = record.get(name)
@@ -196,4 +216,5 @@ _READERS = {
     "alpaca": _read_alpaca,
     "sharegpt": _read_sharegpt,
     "preference": _read_preference,
+    "text": _read_text,
 }

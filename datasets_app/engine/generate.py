@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from datasets_app.engine import chunks, elements, extractive
+from datasets_app.engine import chunks, elements, extractive, verbatim
 from datasets_app.engine.chunks import Chunk
 from datasets_app.engine.spec import GenerateSpec, ModelSpec, Source
 from finetune_site.lib.channel import Channel, InputError, read_spec
@@ -68,11 +68,13 @@ def _try(make: Maker, chunk: Chunk) -> tuple[list[dict[str, Any]], str, str]:
         raise
     except Exception as error:  # the client libraries raise many kinds for a server that is slow, gone or confused
         return [], "failed", f"{type(error).__name__}: {error}"[:300]
-    return (rows, "made", "") if rows else ([], "nothing", "no fact was found in the passage")
+    return (rows, "made", "") if rows else ([], "nothing", "nothing was found in the passage")
 
 
 def _maker(spec: GenerateSpec, source: Source) -> Maker:
     """How the chunks of one document become rows."""
+    if spec.generator == verbatim.NAME:
+        return lambda chunk: iter(verbatim.rows_of(chunk))
     if spec.generator == extractive.NAME:
         found = elements.read(Path(source.elements_path))
         seen: Counter[str] = Counter()

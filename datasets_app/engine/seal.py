@@ -28,6 +28,7 @@ SCHEMA = pyarrow.schema(
         ("prompt", TEXT),
         ("chosen", TEXT),
         ("rejected", TEXT),
+        ("text", TEXT),
         ("answer_key", TEXT),
         ("fact", TEXT),
         ("wording", TEXT),
@@ -113,7 +114,7 @@ def _without_leaks(rows: list[dict[str, Any]], splits: list[str]) -> list[str]:
 
 
 def _question(row: dict[str, Any]) -> str:
-    text = row["messages"][0]["content"] if row.get("messages") else row.get("prompt") or ""
+    text = row["messages"][0]["content"] if row.get("messages") else row.get("prompt") or row.get("text") or ""
     return " ".join(text.lower().split())
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from finetune_site.lib.channel import InputError
 
-GENERATORS = ("extractive", "llm")
+GENERATORS = ("extractive", "verbatim", "llm")
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,11 @@ class VersionQuerySet(models.QuerySet["DatasetVersion"]):
     def sealed(self) -> "VersionQuerySet":
         return self.filter(sealed_at__isnull=False)
 
+    def kinds(self) -> set[str]:
+        """The kinds of examples that the sealed ones among them hold."""
+        held = self.sealed().order_by().values_list("entries__example__kind", flat=True).distinct()
+        return {kind for kind in held if kind}
+
 
 class DatasetVersion(models.Model):
     """The approved examples of one moment, written once. From `sealed_at` on the row and its file never change."""

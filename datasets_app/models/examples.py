@@ -13,6 +13,8 @@ from datasets_app.models.documents import Chunk, Document
 from datasets_app.models.generation import Generation, ImportBatch
 from finetune_site.projects.models import Project
 
+BEGINNING = 200
+
 
 class State(models.TextChoices):
     DRAFT = "draft", "to judge"
@@ -23,6 +25,7 @@ class State(models.TextChoices):
 class Kind(models.TextChoices):
     CHAT = "chat", "conversation"
     PREFERENCE = "preference", "preference pair"
+    TEXT = "text", "text"
 
 
 class Origin(models.TextChoices):
@@ -131,7 +134,7 @@ class ExampleText(models.Model):
 
     example = models.ForeignKey(Example, models.CASCADE, related_name="texts")
     number = models.PositiveIntegerField(default=1)
-    content = models.JSONField(help_text='{"messages": [...]} or {"prompt", "chosen", "rejected"}')
+    content = models.JSONField(help_text='{"messages": [...]}, {"prompt", "chosen", "rejected"} or {"text"}')
     search = models.TextField(help_text="All its words, to find it by")
     author = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
     at = models.DateTimeField(default=timezone.now)
@@ -150,9 +153,9 @@ class ExampleText(models.Model):
 
     @property
     def question(self) -> str:
-        """What is asked, for lists."""
+        """What is asked, for lists; of a text how it begins."""
         turns = [message["content"] for message in self.messages if message["role"] == "user"]
-        return turns[0] if turns else str(self.content.get("prompt", ""))
+        return turns[0] if turns else str(self.content.get("prompt") or self.content.get("text", "")[:BEGINNING])
 
     @property
     def answer(self) -> str:
@@ -180,4 +183,4 @@ class Decision(models.Model):
 def words_of(content: dict[str, Any]) -> str:
     """All words of a text's content, for searching."""
     parts = [message["content"] for message in content.get("messages", [])]
-    return "\n".join([*parts, *(content.get(key, "") for key in ("prompt", "chosen", "rejected"))]).strip()
+    return "\n".join([*parts, *(content.get(key, "") for key in ("prompt", "chosen", "rejected", "text"))]).strip()

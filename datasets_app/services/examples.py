@@ -31,7 +31,7 @@ def edit_example(*, actor: User, example: Example, content: dict[str, Any]) -> E
     kind = _checked_kind(content)
     locked = Example.objects.select_for_update().get(pk=example.pk)
     if kind != locked.kind:
-        raise DatasetError("An edit cannot turn a conversation into a preference pair or back; write a new example.")
+        raise DatasetError("An edit cannot turn an example into one of another kind; write a new example.")
     last = locked.texts.order_by("-number")[0]
     if last.content == content:
         return locked
@@ -105,6 +105,10 @@ def _checked_kind(content: dict[str, Any]) -> str:
             return Kind.CHAT
     except FormatError as error:
         raise DatasetError(str(error)) from error
+    if "text" in content:
+        if not str(content["text"]).strip():
+            raise DatasetError("The text is empty.")
+        return Kind.TEXT
     if not all(str(content.get(key, "")).strip() for key in ("prompt", "chosen", "rejected")):
         raise DatasetError("A preference pair needs a prompt, the better and the worse answer.")
     return Kind.PREFERENCE

@@ -35,7 +35,7 @@ def add_generated(generation: Generation, rows: list[dict[str, Any]]) -> int:
         (
             Example(
                 dataset_id=generation.dataset_id,
-                kind=Kind.CHAT,
+                kind=row["kind"],
                 origin=Origin.GENERATED,
                 author_id=generation.created_by_id,
                 generation=generation,
@@ -46,7 +46,7 @@ def add_generated(generation: Generation, rows: list[dict[str, Any]]) -> int:
                 wording=row["wording"][:60],
                 **{name: row[name] for name in _COPIED},
             ),
-            {"messages": row["messages"]},
+            {"text": row["text"]} if row["kind"] == Kind.TEXT else {"messages": row["messages"]},
         )
         for row in rows
         if (row["document"], row["chunk"], row["fact"], row["wording"][:60]) not in known
@@ -68,9 +68,7 @@ def add_imported(batch: ImportBatch, rows: list[Row]) -> int:
                 import_line=row.line,
                 document_name=batch.name,
             ),
-            {"messages": row.messages}
-            if row.kind == Kind.CHAT
-            else {"prompt": row.prompt, "chosen": row.chosen, "rejected": row.rejected},
+            row.content,
         )
         for row in rows
         if row.line not in known

@@ -18,7 +18,7 @@ class Sealed:
 
     sha256: str
     size: int
-    counts: dict[str, int]
+    counts: dict[str, Any]
     entries: list[tuple[int, int, str]]
 
 
@@ -33,12 +33,13 @@ def split_rows(rows: list[dict[str, Any]], validation_share: float, recall_share
     return [{**row, "split": split} for row, split in zip(rows, splits, strict=True)]
 
 
-def count_rows(rows: list[dict[str, Any]]) -> dict[str, int]:
-    """Rows by split, and of how many documents, sections and facts they speak."""
+def count_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows by split and by kind, and of how many documents, sections and facts they speak."""
     splits = Counter(row["split"] for row in rows)
     return {
         "rows": len(rows),
         **{name: splits[name] for name in (seal.TRAIN, seal.VALIDATION, seal.RECALL)},
+        "kinds": dict(Counter(row["kind"] for row in rows)),
         "documents": len({row["document"] for row in rows if row["document"]}),
         "sections": len({(row["document"], row["section_key"]) for row in rows if row["section_key"]}),
         "facts": len({(row["document"], row["fact"]) for row in rows if row["fact"]}),
@@ -82,6 +83,7 @@ def _row(example: Example) -> dict[str, Any]:
         "prompt": content.get("prompt"),
         "chosen": content.get("chosen"),
         "rejected": content.get("rejected"),
+        "text": content.get("text"),
         "document_id": example.document_id,
         "document": example.document_name,
         "section": " > ".join(example.section),

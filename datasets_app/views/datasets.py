@@ -14,7 +14,15 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from datasets_app import access
 from datasets_app.engine import formats
-from datasets_app.forms import ConversationForm, DatasetForm, GenerateForm, ImportForm, PreferenceForm, SealForm
+from datasets_app.forms import (
+    ConversationForm,
+    DatasetForm,
+    GenerateForm,
+    ImportForm,
+    PreferenceForm,
+    SealForm,
+    TextForm,
+)
 from datasets_app.models import Dataset, DatasetVersion, State
 from datasets_app.services import datasets as services
 from datasets_app.services import examples as example_services
@@ -23,6 +31,11 @@ from finetune_site.projects.access import SignedInRequest, get_project, has_role
 from finetune_site.projects.models import Role
 
 PREVIEW_ROWS = 10
+WRITTEN: dict[str, type[ConversationForm | PreferenceForm | TextForm]] = {
+    "chat": ConversationForm,
+    "preference": PreferenceForm,
+    "text": TextForm,
+}
 PREVIEW_CHARACTERS = 2_000_000
 
 
@@ -138,10 +151,11 @@ def import_batch_body(request: SignedInRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "POST"])
 def example_write(request: SignedInRequest, pk: int) -> HttpResponse:
-    """Write one by hand: a conversation, or with `?kind=preference` a pair."""
+    """Write one by hand: a conversation, or with `?kind=` a preference pair or a text."""
     found = access.get_dataset(request.user, pk, role=Role.TRAINER)
-    is_pair = request.GET.get("kind") == "preference"
-    form = (PreferenceForm if is_pair else ConversationForm)(request.POST or None)
+    wanted = request.GET.get("kind", "chat")
+    kind = wanted if wanted in WRITTEN else "chat"
+    form = WRITTEN[kind](request.POST or None)
     if form.is_valid():
         try:
             made = example_services.write_example(actor=request.user, dataset=found, content=form.content)
@@ -149,7 +163,7 @@ def example_write(request: SignedInRequest, pk: int) -> HttpResponse:
             return redirect(made)
         except services.DatasetError as error:
             form.add_error(None, str(error))
-    return render(request, "datasets/example_form.html", _context(found) | {"form": form, "is_pair": is_pair})
+    return render(request, "datasets/example_form.html", _context(found) | {"form": form, "kind": kind})
 
 
 @require_http_methods(["GET", "POST"])
@@ -203,6 +217,8 @@ def _lines(found: DatasetVersion, split: str) -> Iterator[str]:
                     continue
                 if row["kind"] == "chat":
                     yield formats.to_messages_line(row["messages"])
+                elif row["kind"] == "text":
+                    yield formats.to_text_line(row["text"])
                 else:
                     yield formats.to_preference_line(row["prompt"], row["chosen"], row["rejected"])
 

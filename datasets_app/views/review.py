@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from datasets_app import access
-from datasets_app.forms import ConversationForm, PreferenceForm, TurnsForm
+from datasets_app.forms import ConversationForm, PreferenceForm, TextForm, TurnsForm
 from datasets_app.models import Dataset, Document, Example, State
 from datasets_app.models.examples import ExampleQuerySet, Kind, Origin
 from datasets_app.services import examples as services
@@ -117,11 +117,13 @@ def example_edit(request: SignedInRequest, pk: int) -> HttpResponse:
     return render(request, "datasets/example_form.html", context)
 
 
-def _edit_form(found: Example, typed: QueryDict | None) -> "ConversationForm | PreferenceForm | TurnsForm":
+def _edit_form(found: Example, typed: QueryDict | None) -> "ConversationForm | PreferenceForm | TextForm | TurnsForm":
     """The form that fits an example, filled with its current text."""
     assert found.text is not None
     if found.kind == Kind.PREFERENCE:
         return PreferenceForm(typed, initial=found.text.content)
+    if found.kind == Kind.TEXT:
+        return TextForm(typed, initial=found.text.content)
     turns = found.text.messages
     roles = [message["role"] for message in turns]
     if roles in (["user", "assistant"], ["system", "user", "assistant"]):

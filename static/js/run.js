@@ -1,8 +1,10 @@
 // The run page: the whole series from the server, then live points; a table beside the chart for those who do not see it.
 (() => {
-  const NAMES = ["loss", "validation_loss", "learning_rate", "tokens_per_second", "memory_bytes"];
-  const DIGITS = { loss: 4, validation_loss: 4, tokens_per_second: 0 };
-  let holder = null, chart = null, steps = new Map(), timer = null;
+  const NAMES = ["loss", "validation_loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes", "reward_margin", "reward_accuracy"];
+  const DIGITS = { loss: 4, validation_loss: 4, tokens_per_second: 0, reward_margin: 4 };
+  // Which looks at the validation rows are drawn over which curve of the steps.
+  const OVER = { loss: "validation_loss", reward_margin: "validation_margin", reward_accuracy: "validation_accuracy" };
+  let holder = null, chart = null, steps = new Map(), timer = null, curve = "loss";
 
   function show(name, value) {
     if (name === "memory_bytes") return `${(value / 2 ** 30).toFixed(1)} GB`;
@@ -32,19 +34,22 @@
     timer = null;
     const order = [...steps.keys()].sort((a, b) => a - b);
     const column = (name) => order.map((step) => steps.get(step)[name] ?? null);
-    const data = [order, column("loss"), column("validation_loss")];
+    const over = OVER[curve], label = curve.replaceAll("_", " ");
+    const scaled = curve === "memory_bytes" ? column(curve).map((value) => value === null ? null : value / 2 ** 30) : column(curve);
+    const data = over ? [order, scaled, column(over)] : [order, scaled];
+    const lines = [{ label: curve === "memory_bytes" ? "memory, GB" : label, stroke: charts.colour("--tblr-primary"), width: 2 }];
+    if (over) lines.push({ label: over.replaceAll("_", " "), stroke: charts.colour("--tblr-orange"), width: 2, spanGaps: true, points: { show: true, size: 7 } });
     const place = holder.querySelector("[data-chart]");
     if (!chart && place && order.length) {
       chart = new uPlot({
         width: place.clientWidth, height: 280, scales: { x: { time: false } }, axes: charts.axes(),
-        series: [{ label: "step" }, { label: "loss", stroke: charts.colour("--tblr-primary"), width: 2 },
-          { label: "validation loss", stroke: charts.colour("--tblr-orange"), width: 2, spanGaps: true, points: { show: true, size: 7 } }],
+        series: [{ label: "step" }, ...lines],
       }, data, place);
     } else if (chart) chart.setData(data);
     const body = holder.querySelector("[data-chart-table] tbody");
     body.replaceChildren(...order.slice(-300).reverse().map((step) => {
       const row = document.createElement("tr");
-      for (const text of [step, ...["loss", "validation_loss", "learning_rate"].map((name) => { const value = steps.get(step)[name]; return value == null ? "" : show(name, value); })]) {
+      for (const text of [step, ...["loss", "validation_loss", "learning_rate", "grad_norm"].map((name) => { const value = steps.get(step)[name]; return value == null ? "" : show(name, value); })]) {
         const cell = document.createElement("td");
         cell.textContent = text;
         row.append(cell);
@@ -58,6 +63,13 @@
     if (answer?.ok) take((await answer.json()).points);
   }
 
+  function choose(button) {
+    curve = button.dataset.curve;
+    for (const other of holder.querySelectorAll("[data-curve]")) other.setAttribute("aria-pressed", String(other === button));
+    forget();
+    draw();
+  }
+
   function forget() {
     chart?.destroy();
     chart = null;
@@ -67,6 +79,10 @@
     const found = document.querySelector("[data-run-metrics]");
     if (!found || found === holder) return;
     holder = found;
+    for (const button of holder.querySelectorAll("[data-curve]")) {
+      button.setAttribute("aria-pressed", String(button.dataset.curve === curve));
+      button.addEventListener("click", () => choose(button));
+    }
     forget();
     load();
   }

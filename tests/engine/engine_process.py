@@ -1,12 +1,18 @@
-"""Runs the training engine as the site does: a program with a spec file, its events read from standard output."""
+"""Runs the training engine as the site does: a program with a spec file, its events read from standard output.
+
+What speaks of numbers and not of processes is trained here, in the test's own process: starting one takes seconds.
+"""
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from finetune_site.lib.channel import Cancelled, Channel, InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -22,6 +28,10 @@ class Finished:
 
     def of(self, name: str) -> list[dict[str, Any]]:
         return [event for event in self.events if event["event"] == name]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return dict(self.of("done")[0]["result"])
 
     @property
     def refusal(self) -> str:
@@ -63,3 +73,49 @@ def finish(process: "subprocess.Popen[str]") -> Finished:
 
 def run_engine(folder: Path, fields: dict[str, Any]) -> Finished:
     return finish(start(folder, fields))
+
+
+class Listener(Channel):
+    """Keeps the events in a list instead of writing them."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.events: list[dict[str, Any]] = []
+        self._stop_at = stop_at
+
+    @property
+    def should_stop(self) -> bool:
+        """True once the step at which to stop was told."""
+        return self._stop_at is not None and any(event.get("step") == self._stop_at for event in self.events)
+
+    def emit(self, event: str, **fields: Any) -> None:
+        self.events.append({"event": event, **fields})
+
+    def keep_journal(self, path: Path) -> None:
+        pass
+
+
+def train_here(fields: dict[str, Any], stop_at: int | None = None) -> Finished:
+    """Task `train` in this process; the exit code and the last event are those of the program."""
+    from training_app.engine.spec import TrainSpec
+    from training_app.engine.train import train
+
+    return _here(lambda listener: train(TrainSpec(**fields), listener), Listener(stop_at))
+
+
+def evaluate_here(fields: dict[str, Any]) -> Finished:
+    """Task `evaluate` in this process."""
+    from training_app.engine.evaluate import evaluate
+    from training_app.engine.spec import EvaluateSpec
+
+    return _here(lambda listener: evaluate(EvaluateSpec(**fields), listener), Listener())
+
+
+def _here(task: Callable[[Listener], dict[str, Any]], listener: Listener) -> Finished:
+    try:
+        listener.emit("done", result=task(listener))
+    except InputError as error:
+        listener.emit("failed", kind="input", message=str(error))
+        return Finished(2, listener.events, "")
+    except Cancelled:
+        return Finished(130, listener.events, "")
+    return Finished(0, listener.events, "")

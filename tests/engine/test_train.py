@@ -11,7 +11,6 @@ import pytest
 from safetensors import safe_open
 
 from tests.engine.engine_process import Finished, finish, run_engine, start, stop_after
-from tests.engine.tiny import make_rows, write_version
 
 STEPS = 12  # 24 rows in batches of 6, three times
 
@@ -124,14 +123,6 @@ def test_wrong_input_ends_with_2_and_a_sentence(
     finished = run_engine(tmp_path, {"task": "train", **lesson_fields, **change, "run_dir": str(tmp_path / "run")})
     assert finished.code == 2, finished.log
     assert sentence in finished.refusal
-
-
-def test_preference_rows_are_refused(lesson_fields: dict[str, Any], tmp_path: Path) -> None:
-    rows = [{**make_rows(1)[0], "kind": "preference"}]
-    path = tmp_path / "version.parquet"
-    change = {"data_sha256": write_version(path, rows), "data_path": str(path)}
-    finished = run_engine(tmp_path, {"task": "train", **lesson_fields, **change, "run_dir": str(tmp_path / "run")})
-    assert finished.code == 2 and "preference rows" in finished.refusal
 
 
 def test_a_folder_of_another_run_is_refused(

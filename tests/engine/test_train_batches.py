@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.engine.tiny import make_rows
-from training_app.engine.batches import IGNORED, lay_out, micro_batches, step_rows
+from training_app.engine.batches import IGNORED, lay_out, micro_batches, step_rows, tokens_of
 from training_app.engine.hardware import Machine
 from training_app.engine.loss import layout_difference, token_losses
 from training_app.engine.models import load_base
@@ -46,7 +46,7 @@ def test_loss_and_gradient_do_not_depend_on_the_layout(tiny_model: Path, rows: l
 
 def test_the_shared_beginning_is_computed_once(rows: list[Tokens]) -> None:
     shared, plain = lay_out(rows), lay_out(rows, share_prefix=False)
-    assert shared.row_tokens == plain.row_tokens == plain.input_ids.shape[1]
+    assert tokens_of(shared.rows) == tokens_of(plain.rows) == plain.input_ids.shape[1]
     assert shared.input_ids.shape[1] < 0.8 * plain.input_ids.shape[1]
     assert sorted(shared.targets.tolist()) == sorted(plain.targets.tolist())
 

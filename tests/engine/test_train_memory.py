@@ -1,36 +1,19 @@
 """A device without enough memory: smaller parts, the same result; a sentence when nothing smaller is left."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from finetune_site.lib.channel import Channel, InputError
-from training_app.engine import train
+from tests.engine.engine_process import train_here
+from training_app.engine import objectives
 from training_app.engine.loss import token_losses
-from training_app.engine.spec import TrainSpec
-
-
-class Listener(Channel):
-    """Keeps the events in a list instead of writing them."""
-
-    should_stop = False
-
-    def __init__(self) -> None:
-        self.events: list[dict[str, Any]] = []
-
-    def emit(self, event: str, **fields: Any) -> None:
-        self.events.append({"event": event, **fields})
-
-    def keep_journal(self, path: Path) -> None:
-        pass
 
 
 def run(fields: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
-    listener = Listener()
-    train.train(TrainSpec(**{**fields, "run_dir": str(folder), "sample_answers": 0}), listener)
-    return listener.events
+    return train_here({**fields, "run_dir": str(folder), "sample_answers": 0}).events
 
 
 def losses(events: list[dict[str, Any]]) -> dict[int, float]:
@@ -45,7 +28,7 @@ def device_that_holds(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise torch.OutOfMemoryError
         return token_losses(model, batch, machine)
 
-    monkeypatch.setattr(train, "token_losses", measured)
+    monkeypatch.setattr(objectives, "token_losses", measured)
 
 
 def test_smaller_parts_give_the_same_losses(
@@ -65,5 +48,5 @@ def test_when_one_row_is_too_long_it_says_what_to_do(
     lesson_fields: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device_that_holds(20, monkeypatch)
-    with pytest.raises(InputError, match=r"does not hold one row of \d+ tokens\. Start a new run"):
-        run({**lesson_fields, "dropout": 0.0}, tmp_path / "run")
+    refused = train_here({**lesson_fields, "dropout": 0.0, "run_dir": str(tmp_path / "run")})
+    assert re.search(r"does not hold one row of \d+ tokens\. Start a new run", refused.refusal)

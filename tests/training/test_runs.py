@@ -15,6 +15,7 @@ from training_app.models import ChatTurn, Evaluation, EvaluationRow, Metric, Run
 
 def plan(client, project, version, base, **knobs):
     fields = {"name": "Run 1", "version": version.pk, "base": base.pk, "method": "lora", "preset": "quick"}
+    fields["objective"] = "supervised"
     typed = {"epochs": 2, "batch_rows": 8, "rank": 4, "alpha": 8, "checkpoint_every": 2, **knobs}
     return client.post(reverse("run_create", args=[project.pk]), {**fields, "is_evaluated_after": "on", **typed})
 

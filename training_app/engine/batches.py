@@ -7,7 +7,7 @@ rows computed one by one.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +27,8 @@ class Batch:
     sources: torch.Tensor  # trained tokens
     targets: torch.Tensor  # trained tokens
     counted: torch.Tensor  # trained tokens; 1 for those of the dataset's rows, 0 for rehearsal and filler
-    row_tokens: int  # tokens of the rows, the shared beginning counted for each
+    owners: torch.Tensor  # trained tokens; to which of the rows each belongs
+    rows: tuple[Tokens, ...]  # as they lie
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(
@@ -37,8 +38,13 @@ class Batch:
             self.sources.to(device),
             self.targets.to(device),
             self.counted.to(device),
-            self.row_tokens,
+            self.owners.to(device),
+            self.rows,
         )
+
+    def sums(self, values: torch.Tensor) -> torch.Tensor:
+        """Add up what belongs to each row: from trained tokens to rows."""
+        return torch.zeros(len(self.rows), device=values.device).index_add(0, self.owners, values)
 
 
 def steps_per_epoch(row_count: int, batch_rows: int) -> int:
@@ -56,19 +62,32 @@ def step_rows(row_count: int, batch_rows: int, seed: int, step: int) -> list[int
 
 
 def micro_batches(
-    rows: list[Tokens], token_limit: int, share_prefix: bool = True, multiple: int = 1
+    rows: list[Tokens], token_limit: int, share_prefix: bool = True, multiple: int = 1, unit: int = 1
 ) -> Iterator[Batch]:
-    """Lay rows together, at most `token_limit` tokens at once unless one row alone is longer."""
+    """Lay rows together, at most `token_limit` tokens at once unless one unit alone is longer.
+
+    A unit is so many rows in succession; they stay together and in their order.
+    """
     group: list[Tokens] = []
     size = 0
     # Rows of like length together: a mask of unlike rows wastes more attention.
-    for row in sorted(rows, key=lambda row: len(row.ids), reverse=True):
-        if group and size + len(row.ids) > token_limit:
+    for members in sorted(units(rows, unit), key=tokens_of, reverse=True):
+        if group and size + tokens_of(members) > token_limit:
             yield lay_out(group, share_prefix, multiple)
             group, size = [], 0
-        group.append(row)
-        size += len(row.ids)
+        group += members
+        size += tokens_of(members)
     yield lay_out(group, share_prefix, multiple)
+
+
+def units(rows: list[Tokens], unit: int) -> list[list[Tokens]]:
+    """The rows in groups of so many that follow one another."""
+    return [rows[start : start + unit] for start in range(0, len(rows), unit)]
+
+
+def tokens_of(rows: Iterable[Tokens]) -> int:
+    """How many tokens the rows have, each counted whole."""
+    return sum(len(row.ids) for row in rows)
 
 
 def lay_out(rows: list[Tokens], share_prefix: bool = True, multiple: int = 1) -> Batch:
@@ -83,6 +102,7 @@ def lay_out(rows: list[Tokens], share_prefix: bool = True, multiple: int = 1) ->
     sources: list[int] = []
     targets: list[int] = []
     counted: list[float] = []
+    owned: list[int] = []
     for number, row in enumerate(rows):
         offset = len(ids) - prefix
         for place in range(1, len(row.ids)):
@@ -91,6 +111,7 @@ def lay_out(rows: list[Tokens], share_prefix: bool = True, multiple: int = 1) ->
                 sources.append(place - 1 if place - 1 < prefix else offset + place - 1)
                 targets.append(row.ids[place])
                 counted.append(float(row.example_id != REHEARSED))
+                owned.append(number)
         ids += row.ids[prefix:]
         positions += range(prefix, len(row.ids))
         owners += [number] * (len(row.ids) - prefix)
@@ -108,7 +129,8 @@ def lay_out(rows: list[Tokens], share_prefix: bool = True, multiple: int = 1) ->
         torch.tensor(sources + [0] * lacking),
         torch.tensor(targets + [IGNORED] * lacking),
         torch.tensor(counted + [0.0] * lacking),
-        sum(len(row.ids) for row in rows),
+        torch.tensor(owned + [0] * lacking),
+        tuple(rows),
     )
 
 

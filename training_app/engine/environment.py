@@ -2,6 +2,7 @@
 
 import platform
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ from training_app.engine.hardware import Machine
 from training_app.engine.prepare import identity
 from training_app.engine.spec import TrainSpec
 
-PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "pyarrow")
+PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "pyarrow", "bitsandbytes")
 
 
 def describe_environment(spec: TrainSpec, machine: Machine) -> dict[str, Any]:
     """Everything outside the spec that a repetition of the run would need to know."""
     return {
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES if find_spec(name)},
         "device": machine.name,
         "dtype": str(machine.dtype).removeprefix("torch."),
         "threads": machine.threads,

@@ -11,7 +11,8 @@ from typing import Any
 import psutil
 import torch
 
-from training_app.engine.batches import shared_prefix, step_rows
+from training_app.engine.adapters import adapter_parameters
+from training_app.engine.batches import shared_prefix, tokens_of, units
 from training_app.engine.hardware import Machine
 from training_app.engine.lesson import Lesson
 from training_app.engine.models import read_config
@@ -23,7 +24,8 @@ from training_app.engine.template import REHEARSED, Tokens
 REACHED_SHARE = {torch.float32: 0.5, torch.bfloat16: 0.3}
 STEP_SECONDS = 0.05  # what a step costs however small it is
 # Products per token and weight: forward, gradient of the inputs, and in full training the gradient of the weights.
-PASSES = {"lora": 2.15, "dora": 2.4, "full": 3.0}
+PASSES = {"lora": 2.15, "dora": 2.4, "oft": 3.0, "full": 3.0}
+QUANTISED_BYTES = {"8bit": 1.03, "4bit": 0.52}  # a weight with its share of the scales
 LIBRARY_BYTES = 500 * 2**20
 SAMPLED_STEPS = 16
 REHEARSED_TOKENS = 50
@@ -59,23 +61,6 @@ def estimate(spec: RunSpec, lesson: Lesson, machine: Machine) -> Estimate:
     return Estimate(memory, available, round(seconds, 1), trainable, how, warnings)
 
 
-def adapter_parameters(spec: RunSpec, config: Any) -> int:
-    """Weights of the adapter, counted on a model without storage."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        adapted = get_peft_model(
-            model, LoraConfig(task_type="CAUSAL_LM", r=spec.rank, lora_alpha=spec.alpha, target_modules=spec.targets)
-        )
-    layers: list[Any] = [module for module in adapted.modules() if hasattr(module, "lora_A")]
-    count = sum(p.numel() for layer in layers for name, p in layer.named_parameters() if "lora_" in name)
-    if spec.method == "dora":
-        count += sum(layer.out_features for layer in layers)
-    return count
-
-
 def _memory(spec: RunSpec, lesson: Lesson, machine: Machine, config: Any, parameters: int, trainable: int) -> int:
     """Bytes at the peak of a step: weights, what training them keeps, activations, logits, the libraries."""
     text = config.get_text_config()
@@ -84,10 +69,10 @@ def _memory(spec: RunSpec, lesson: Lesson, machine: Machine, config: Any, parame
     if spec.method == "full":
         weights, training = parameters * 4, trainable * (4 + 8)  # gradient and two moments
     else:
-        weights = embeddings * 4 + (parameters - embeddings) * (2 if half else 4)
+        weights = embeddings * 4 + (parameters - embeddings) * QUANTISED_BYTES.get(spec.quantization, 2 if half else 4)
         training = trainable * (4 + 4 + 8)
     longest = max(len(row.ids) for row in lesson.train)
-    widest_step = sum(sorted((len(row.ids) for row in lesson.train), reverse=True)[: spec.batch_rows])
+    widest_step = sum(sorted(map(tokens_of, units(lesson.train, lesson.unit)), reverse=True)[: spec.batch_rows])
     tokens = max(longest, min(spec.micro_batch_tokens, widest_step))
     # Kept per token and layer for the backward pass: inputs of norms, products, attention and the gated unit.
     numbers = 12 * text.hidden_size + 6 * text.intermediate_size
@@ -102,7 +87,7 @@ def _seconds(spec: RunSpec, lesson: Lesson, machine: Machine, config: Any, param
     sampled = range(min(lesson.total_steps, SAMPLED_STEPS))
     flops = 0.0
     for step in sampled:
-        rows = [lesson.train[i] for i in step_rows(len(lesson.train), spec.batch_rows, spec.seed, step)]
+        rows = lesson.step(spec, step)
         flops += step_flops(spec, [*rows, *_rehearsal(spec, rows)], config, parameters)
     per_step = flops / max(1, len(sampled)) / (machine.matmul_flops * REACHED_SHARE[machine.dtype])
     return float(lesson.total_steps * (per_step + STEP_SECONDS))

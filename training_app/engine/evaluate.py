@@ -1,7 +1,7 @@
 """Task `evaluate`: the base and the tuned model answer the same held-out questions, judged the same way."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +31,36 @@ class Question:
         return float(is_right(answer, self.reference, ""))
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What one model made of it: its answers, its mean loss on the validation rows, and the share of the validation
+    pairs in which it finds the chosen answer likelier, token for token, than the rejected one.
+    """
+
+    answers: list[str]
+    loss: float | None
+    preferred: float | None
+
+
 def evaluate(spec: EvaluateSpec, channel: Channel) -> dict[str, Any]:
     """Emit a `row` event for every question; return the sums of each set and the validation losses."""
     rows = read_rows(spec.data_path, spec.data_sha256)
     questions = collect_questions(spec, rows)
     Path(spec.out_dir).mkdir(parents=True, exist_ok=True)
     channel.emit("started", total=2 * len(questions))
-    (base, base_loss), (tuned, tuned_loss) = _answer_with_both(spec, rows, questions, channel)
-    judged = [_judge(index, *item) for index, item in enumerate(zip(questions, base, tuned, strict=True))]
+    base, tuned = _ask_both(spec, rows, questions, channel)
+    pairs = zip(questions, base.answers, tuned.answers, strict=True)
+    judged = [_judge(index, *item) for index, item in enumerate(pairs)]
     for row in judged:
         channel.emit("row", **row)
     return {
         "sets": {name: _sum([row for row in judged if row["set"] == name]) for name in {q.set: 0 for q in questions}},
-        "base_validation_loss": base_loss,
-        "tuned_validation_loss": tuned_loss,
-        "base_perplexity": None if base_loss is None else math.exp(base_loss),
-        "tuned_perplexity": None if tuned_loss is None else math.exp(tuned_loss),
+        "base_validation_loss": base.loss,
+        "tuned_validation_loss": tuned.loss,
+        "base_perplexity": None if base.loss is None else math.exp(base.loss),
+        "tuned_perplexity": None if tuned.loss is None else math.exp(tuned.loss),
+        "base_preferred": base.preferred,
+        "tuned_preferred": tuned.preferred,
     }
 
 
@@ -54,7 +68,7 @@ def collect_questions(spec: EvaluateSpec, rows: list[Row]) -> list[Question]:
     """The questions of the wanted splits, then the general ones."""
     asked: list[Question] = []
     for split in spec.splits:
-        held_out = [row for row in rows if row.split == split and row.messages[-1]["role"] == "assistant"]
+        held_out = [row for row in rows if row.split == split and row.is_answered]
         for row in held_out[: spec.max_rows]:
             keys = (row.answer_key,) if row.answer_key else ()
             asked.append(Question(split, row.example_id, row.messages[:-1], row.messages[-1]["content"], keys))
@@ -66,21 +80,23 @@ def collect_questions(spec: EvaluateSpec, rows: list[Row]) -> list[Question]:
     return asked
 
 
-def _answer_with_both(
-    spec: EvaluateSpec, rows: list[Row], questions: list[Question], channel: Channel
-) -> list[tuple[list[str], float | None]]:
+def _ask_both(spec: EvaluateSpec, rows: list[Row], questions: list[Question], channel: Channel) -> list[Outcome]:
+    from training_app.engine.adapters import trained_folder
     from training_app.engine.answers import answer_all
     from training_app.engine.hardware import choose_machine
     from training_app.engine.loss import mean_loss
-    from training_app.engine.models import load_base, load_tuned, trained_folder
+    from training_app.engine.models import load_base, load_tuned
     from training_app.engine.template import load_tokenizer, tokenize
 
     trained_folder(spec.run_dir, spec.method)  # refused before the base has answered everything
     tokenizer = load_tokenizer(spec.base_dir)
     machine = choose_machine(spec.threads, spec.device, spec.dtype)
     held_out = [row for row in rows if row.split == "validation"][: spec.max_rows]
-    validation = tokenize(tokenizer, held_out, LOSS_TOKENS)
-    outcomes: list[tuple[list[str], float | None]] = []
+    # Of a pair the chosen answer is what the model should write.
+    wording = [replace(row, kind="chat") if row.kind == "preference" else row for row in held_out]
+    validation = tokenize(tokenizer, wording, LOSS_TOKENS)
+    pairs = tokenize(tokenizer, [row for row in held_out if row.kind == "preference"], LOSS_TOKENS)
+    outcomes: list[Outcome] = []
     for load in (
         lambda: load_base(spec.base_dir, machine.device),
         lambda: load_tuned(spec.base_dir, spec.run_dir, spec.method, machine.device),
@@ -102,8 +118,19 @@ def _answer_with_both(
             batch_rows=spec.batch_rows,
             on_batch=report,
         )
-        outcomes.append((answers, loss))
+        outcomes.append(Outcome(answers, loss, _preferred(model, pairs, machine)))
     return outcomes
+
+
+def _preferred(model: Any, pairs: list[Any], machine: Any) -> float | None:
+    from training_app.engine.objectives import Layout, log_probabilities
+
+    if not pairs:
+        return None
+    sums = log_probabilities(model, pairs, Layout(LOSS_TOKENS, share_prefix=True), machine)
+    each = [value / sum(row.trained[1:]) for row, value in zip(pairs, sums, strict=True)]
+    above = [chosen > rejected for chosen, rejected in zip(each[::2], each[1::2], strict=True)]
+    return round(sum(above) / len(above), 4)
 
 
 def _judge(index: int, question: Question, base: str, tuned: str) -> dict[str, Any]:

@@ -1,15 +1,19 @@
 """What a run learns from: the sealed rows as proved tokens, split, with the plan of its steps."""
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_site.lib.channel import InputError
-from training_app.engine.batches import steps_per_epoch
+from training_app.engine.batches import step_rows, steps_per_epoch, tokens_of, units
 from training_app.engine.models import read_config
-from training_app.engine.rows import Row, read_rows
-from training_app.engine.spec import RunSpec
+from training_app.engine.rows import KINDS, Row, read_rows
+from training_app.engine.spec import OBJECTIVES, ROW_KINDS, RunSpec
 from training_app.engine.template import Tokens, load_tokenizer, tokenize
+
+# Rows drawn together: chosen and rejected answer; for KTO also the prompt with an unrelated answer.
+UNITS = {"dpo": 2, "kto": 3, "orpo": 2}
 
 
 @dataclass(frozen=True)
@@ -24,44 +28,78 @@ class Lesson:
     total_steps: int
     steps_per_epoch: int
     warnings: list[str]
+    unit: int = 1  # rows that follow one another and are drawn together: the answers of a preference pair
 
     @property
     def tokens_per_epoch(self) -> int:
-        return sum(len(row.ids) for row in self.train)
+        return tokens_of(self.train)
+
+    def step(self, spec: RunSpec, number: int) -> list[Tokens]:
+        """The rows of one step, counted from 0."""
+        pool = units(self.train, self.unit)
+        return [row for index in step_rows(len(pool), spec.batch_rows, spec.seed, number) for row in pool[index]]
 
 
 def load_lesson(spec: RunSpec) -> Lesson:
     """Read, verify and tokenise; `InputError` for whatever a training must refuse."""
-    rows = read_rows(spec.data_path, spec.data_sha256)
+    every = read_rows(spec.data_path, spec.data_sha256)
+    rows = [row for row in every if row.kind == spec.row_kind]
+    if not rows:
+        raise InputError(_wrong_kind(spec, every))
     tokenizer = load_tokenizer(spec.base_dir)
     context: int = read_config(spec.base_dir).get_text_config().max_position_embeddings
     longest = min(spec.max_length, context)
-    made = {
-        split: tokenize(tokenizer, [row for row in rows if row.split == split], longest)
-        for split in ("train", "validation")
-    }
+    parts = {split: [row for row in rows if row.split == split] for split in ("train", "validation", "recall")}
+    made = {split: _tokenize(spec, tokenizer, parts[split], longest) for split in ("train", "validation")}
     if not made["train"]:
         raise InputError("The dataset version has no training rows. Seal one with a smaller validation share.")
-    per_epoch = steps_per_epoch(len(made["train"]), spec.batch_rows)
+    unit = UNITS.get(spec.objective, 1)
+    drawn = len(made["train"]) // unit
+    per_epoch = steps_per_epoch(drawn, spec.batch_rows)
     total = math.ceil(per_epoch * spec.epochs)
-    counts = {name: sum(row.split == name for row in rows) for name in ("train", "validation", "recall")}
     return Lesson(
         tokenizer,
         made["train"],
         made["validation"],
-        [row for row in rows if row.split == "validation" and len(row.messages) > 1 and _is_answered(row)],
-        counts,
+        [row for row in parts["validation"] if row.is_answered],
+        {split: len(part) for split, part in parts.items()},
         min(total, spec.max_steps) if spec.max_steps else total,
         per_epoch,
-        _warnings(made["train"], made["validation"], spec, longest),
+        [*_left_out(spec, every), *_warnings(made["train"], made["validation"], spec, longest, drawn)],
+        unit,
     )
 
 
-def _is_answered(row: Row) -> bool:
-    return row.messages[-1]["role"] == "assistant"
+def _tokenize(spec: RunSpec, tokenizer: Any, rows: list[Row], longest: int) -> list[Tokens]:
+    """The rows' tokens; for KTO each pair is followed by its prompt with the next pair's answer."""
+    made = tokenize(tokenizer, rows, longest)
+    if spec.objective != "kto":
+        return made
+    shifted = [
+        row.with_answer(other.messages[-1]["content"]) for row, other in zip(rows, rows[1:] + rows[:1], strict=True)
+    ]
+    unrelated = tokenize(tokenizer, [replace(row, kind="chat") for row in shifted], longest)
+    return [row for pair, extra in zip(units(made, 2), unrelated, strict=True) for row in (*pair, extra)]
 
 
-def _warnings(train: list[Tokens], validation: list[Tokens], spec: RunSpec, longest: int) -> list[str]:
+def _wrong_kind(spec: RunSpec, rows: list[Row]) -> str:
+    held = " and ".join(KINDS[kind] for kind in dict.fromkeys(row.kind for row in rows))
+    fitting = ", ".join(name for name in OBJECTIVES if ROW_KINDS[name] in {row.kind for row in rows})
+    return (
+        f"The version holds {held}, but the objective {spec.objective} learns from {KINDS[spec.row_kind]}. "
+        f"Choose another version, or one of these objectives: {fitting}."
+    )
+
+
+def _left_out(spec: RunSpec, rows: list[Row]) -> list[str]:
+    others = Counter(row.kind for row in rows if row.kind != spec.row_kind and row.split == "train")
+    return [
+        f"{count} {KINDS[kind]} are left out: they teach nothing under this objective."
+        for kind, count in others.items()
+    ]
+
+
+def _warnings(train: list[Tokens], validation: list[Tokens], spec: RunSpec, longest: int, drawn: int) -> list[str]:
     found = []
     if cut := sum(row.truncated for row in (*train, *validation)):
         is_models = longest < spec.max_length
@@ -74,6 +112,6 @@ def _warnings(train: list[Tokens], validation: list[Tokens], spec: RunSpec, long
         )
     if not validation:
         found.append("There are no validation rows: nothing will show when the model stops generalising.")
-    if len(train) < spec.batch_rows:
-        found.append(f"There are only {len(train)} training rows: every step sees all of them.")
+    if drawn < spec.batch_rows:
+        found.append(f"There are only {drawn} training rows: every step sees all of them.")
     return found

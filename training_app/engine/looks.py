@@ -1,7 +1,6 @@
 """A look at the validation rows while a run trains: their loss, and what the model answers to some of them now."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,30 +9,35 @@ from finetune_site.lib.channel import Channel
 from training_app.engine.answers import answer_all
 from training_app.engine.hardware import Machine
 from training_app.engine.lesson import Lesson
-from training_app.engine.loss import mean_loss
+from training_app.engine.objectives import Layout, Objective
 
 VALIDATION_ROWS = 200
 ANSWER_TOKENS = 48
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How rows are computed: tokens at once, and whether several rows may share a sequence."""
+def look(
+    model: Any,
+    lesson: Lesson,
+    objective: Objective,
+    machine: Machine,
+    step: int,
+    samples: int,
+    link: Channel,
+    layout: Layout,
+) -> float:
+    """Emit `eval`, the loss of every validation row, and a `sample` for each of `samples` questions.
 
-    token_limit: int
-    share_prefix: bool
-
-
-def look(model: Any, lesson: Lesson, machine: Machine, layout: Layout, step: int, samples: int, link: Channel) -> float:
-    """Emit `eval` and a `sample` for each of `samples` questions; returns the mean loss of the validation rows.
-
-    `model` is the Transformers model, its adapter in its layers. Its mode is put back.
+    Returns the mean loss. `model` is the Transformers model, its adapter in its layers. Its mode is put back.
     """
-    rows = lesson.validation[:VALIDATION_ROWS]
-    loss = mean_loss(model, rows, machine, layout.token_limit, layout.share_prefix)
-    link.emit("eval", step=step, loss=loss, perplexity=perplexity(loss))
+    rows = lesson.validation[: VALIDATION_ROWS * lesson.unit]
+    was_training = model.training
+    model.eval()
+    found = objective.measure(model, rows, layout, machine)
+    model.train(was_training)
+    link.emit("eval", step=step, loss=found.loss, perplexity=perplexity(found.loss), **found.rewards)
+    link.emit("rows", step=step, losses=[[example, round(loss, 5)] for example, loss in found.by_example.items()])
     _answer(model, lesson, machine, step, samples, link)
-    return loss
+    return found.loss
 
 
 def perplexity(loss: float) -> float:

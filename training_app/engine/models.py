@@ -1,15 +1,16 @@
 """The base model, the trained parts attached to it, and the two merged again."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from finetune_site.lib.channel import InputError
+from training_app.engine import adapters
+from training_app.engine.adapters import trained_folder
 from training_app.engine.hardware import Machine
 from training_app.engine.spec import RunSpec, TrainSpec
-
-ADAPTER, WHOLE = "adapter", "model"
 
 
 def read_config(base_dir: str | Path) -> Any:
@@ -31,46 +32,52 @@ def load_base(base_dir: str | Path, device: torch.device, dtype: torch.dtype = t
     return model.to(device)
 
 
-def trainable(spec: RunSpec, machine: Machine) -> Any:
+def trainable(spec: TrainSpec, machine: Machine) -> Any:
     """The base model ready to be trained under `spec`: all of it, or frozen with an adapter in its linear layers.
 
     Trained weights stay float32. With bfloat16 the frozen matrices are stored in it and products run under autocast.
     """
-    model = load_base(spec.base_dir, machine.device)
+    if spec.method == "full":
+        base_dir = trained_folder(spec.start_dir, spec.method) if spec.start_dir else spec.base_dir
+        model = load_base(base_dir, machine.device)
+    elif spec.quantization != "none":
+        model = load_quantised(spec.base_dir, machine, spec.quantization)
+    else:
+        model = load_base(spec.base_dir, machine.device)
     model.config.use_cache = False
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
     if spec.method != "full":
-        model = _attach_adapter(model, spec, machine.dtype)
+        model = adapters.attach(model, spec, machine.dtype)
     return model.train()
 
 
-def _attach_adapter(model: Any, spec: RunSpec, dtype: torch.dtype) -> Any:
-    from peft import LoraConfig, get_peft_model
+def load_quantised(base_dir: str | Path, machine: Machine, bits: str) -> Any:
+    """The base with its linear layers held in 8 or 4 bits (QLoRA: NF4, Dettmers et al. 2023, arXiv 2305.14314)."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    from training_app.engine.dora import speed_up
-
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=spec.rank,
-        lora_alpha=spec.alpha,
-        lora_dropout=spec.dropout,
-        target_modules=spec.targets,
-        use_dora=spec.method == "dora",
-        use_rslora=spec.rslora,
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError("quantization needs the package bitsandbytes, which is not installed here. Choose none.")
+    quantised = BitsAndBytesConfig(
+        load_in_8bit=bits == "8bit",
+        load_in_4bit=bits == "4bit",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=machine.dtype,
     )
-    try:
-        adapted = get_peft_model(model, config)
-    except ValueError as error:
-        raise InputError(f"target_modules does not fit this model: {str(error)[:200]}") from error
-    if dtype != torch.float32:
-        for module in adapted.modules():
-            if hasattr(module, "lora_A") and isinstance(module.base_layer, torch.nn.Linear):
-                module.base_layer.to(dtype)
-    if spec.method == "dora" and spec.dropout == 0:
-        speed_up(adapted)
-    return adapted
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        base_dir,
+        dtype=torch.float32,
+        quantization_config=quantised,
+        device_map={"": machine.device},
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model
 
 
 def parameter_groups(model: Any, spec: RunSpec) -> list[dict[str, Any]]:
@@ -90,9 +97,12 @@ def parameter_counts(model: Any) -> tuple[int, int]:
 
 def save_trained(model: Any, tokenizer: Any, spec: TrainSpec) -> Path:
     """Write `adapter/` (or `model/` of a full training) into the run folder; it appears by rename."""
-    out_dir = Path(spec.run_dir) / (WHOLE if spec.method == "full" else ADAPTER)
+    out_dir = Path(spec.run_dir) / ("model" if spec.method == "full" else "adapter")
     aside = out_dir.with_name(out_dir.name + ".part")
-    model.save_pretrained(aside, safe_serialization=True)
+    if spec.method == "full":
+        model.save_pretrained(aside, safe_serialization=True)
+    else:
+        adapters.save(model, spec, aside)
     tokenizer.save_pretrained(aside)
     if out_dir.exists():
         import shutil
@@ -100,16 +110,6 @@ def save_trained(model: Any, tokenizer: Any, spec: TrainSpec) -> Path:
         shutil.rmtree(out_dir)
     aside.rename(out_dir)
     return out_dir
-
-
-def trained_folder(run_dir: str | Path, method: str) -> Path:
-    """Where a run's adapter or model lies; `run_dir` may name the run or that folder itself."""
-    folder = Path(run_dir)
-    if not (folder / "adapter_config.json").exists():
-        folder = folder / (WHOLE if method == "full" else ADAPTER)
-    if not folder.is_dir():
-        raise InputError("The run has no trained model yet. Let it finish first.")
-    return folder
 
 
 def load_tuned(base_dir: str | Path, run_dir: str | Path, method: str, device: torch.device) -> Any:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune_site.lib.channel import Channel, InputError
-from training_app.engine.batches import step_rows
 from training_app.engine.estimate import estimate
 from training_app.engine.hardware import choose_machine
 from training_app.engine.lesson import load_lesson
@@ -28,7 +27,7 @@ def preview(spec: PreviewSpec, channel: Channel) -> dict[str, Any]:
     machine = choose_machine(spec.threads, spec.device, spec.dtype)
     expected = estimate(spec, lesson, machine)
     rows = (*lesson.train, *lesson.validation)
-    first = [lesson.train[index] for index in step_rows(len(lesson.train), spec.batch_rows, spec.seed, 0)]
+    first = lesson.step(spec, 0)
     return {
         "rows": lesson.rows_by_split,
         "tokens_per_epoch": lesson.tokens_per_epoch,

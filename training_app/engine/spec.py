@@ -12,16 +12,32 @@ from typing import Any
 
 from finetune_site.lib.channel import InputError
 
+OBJECTIVES: Mapping[str, str] = MappingProxyType(
+    {
+        "supervised": "Supervised fine-tuning: learns to answer as the conversations do.",
+        "pretraining": "Continued pre-training: learns the wording of texts, without questions.",
+        "dpo": "DPO: learns which of two answers is better, held to its base by the other answers' likelihood.",
+        "kto": "KTO: learns from good and bad answers each for itself; steadier than DPO when the pairs are noisy.",
+        "orpo": "ORPO: learns the better answer's wording and to prefer it, in one, with no base beside it.",
+    }
+)
+# The kind of rows that each learns from.
+ROW_KINDS: Mapping[str, str] = MappingProxyType(
+    {"supervised": "chat", "pretraining": "text", "dpo": "preference", "kto": "preference", "orpo": "preference"}
+)
 METHODS: Mapping[str, str] = MappingProxyType(
     {
         "lora": "LoRA trains small matrices beside the frozen model: fast, and the result is a few megabytes.",
         "dora": "DoRA also trains the length of every weight row: a little slower than LoRA, steadier at low rank.",
+        "oft": "OFT turns the weights without stretching them: keeps what the base knows, slower than LoRA.",
         "full": "Full fine-tuning changes every weight: the most memory, and the result is a whole model.",
     }
 )
 SCHEDULERS = ("cosine", "linear", "constant")
 SOURCES = ("bundled", "folder", "hub")
 SETS = ("validation", "recall")
+# A person asks for a checkpoint by laying a file of this name into the run folder.
+CHECKPOINT_WISH = "checkpoint-now"
 
 
 @dataclass(frozen=True)
@@ -60,6 +76,8 @@ class RunSpec:
     data_sha256: str
     base_dir: str
     base_name: str = ""
+    start_dir: str = ""  # a finished run whose weights this one goes on from; empty: the base model's
+    objective: str = knob("supervised", "What is learnt.", choices=tuple(OBJECTIVES))
     method: str = knob("dora", "How the model is changed.", choices=tuple(METHODS))
     seed: int = knob(
         42, "Decides order and initial values: the same seed gives the same run.", Bounds(0, 2**31 - 1, "")
@@ -77,16 +95,30 @@ class RunSpec:
     warmup_share: float = knob(
         0.05, "Share of the steps in which the learning rate rises from zero.", Bounds(0, 0.9, "some steps must train")
     )
+    beta: float = knob(
+        0.1,
+        "How firmly DPO and KTO hold the model to its base; how much ORPO's preference weighs beside the wording.",
+        Bounds(0.001, 10, "the other part of the loss would vanish"),
+    )
     weight_decay: float = knob(0.0, "Pulls trained weights towards zero.", Bounds(0, 1, "more erases the weights"))
     rank: int = knob(
         16,
-        "Width of the trained matrices: more holds more facts.",
+        "Width of the trained matrices: more holds more facts. With OFT the size of its blocks.",
         Bounds(1, 1024, "wider than the model's own layers"),
     )
     alpha: int = knob(
         32,
         "Scale of the trained matrices; usually once or twice the rank.",
         Bounds(1, 8192, "the update would swamp the model"),
+    )
+    quantization: str = knob(
+        "none",
+        "Hold the frozen base in 8 or 4 bits (QLoRA): a half or a quarter of its memory, slower.",
+        choices=("none", "8bit", "4bit"),
+    )
+    pissa: bool = knob(
+        False,
+        "Start from the largest directions of the base's matrices: often learns faster (PiSSA, Meng et al. 2024).",
     )
     rslora: bool = knob(
         False, "Scale by the root of the rank, so that high ranks learn too (rsLoRA, Kalajdzievski 2023)."
@@ -152,6 +184,14 @@ class RunSpec:
             raise InputError(
                 f"learning_rate must be below 0.005 in full training: {self.learning_rate} moves every weight too far."
             )
+        _check_combination(self)
+        if self.rehearsal_share and self.row_kind == "preference":
+            raise InputError("rehearsal_share must be 0 in preference tuning: general answers have no worse twin.")
+
+    @property
+    def row_kind(self) -> str:
+        """Which rows of the version are learnt from."""
+        return ROW_KINDS[self.objective]
 
     @property
     def rehearsal_rows(self) -> int:
@@ -249,13 +289,16 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 )
 
 
-def knobs(method: str = "dora", preset: str = "balanced") -> dict[str, Any]:
-    """Every knob's value under a preset and method: what a form starts from. Both names must exist."""
+def knobs(method: str = "dora", preset: str = "balanced", objective: str = "supervised") -> dict[str, Any]:
+    """Every knob's value under a preset, method and objective: what a form starts from. All names must exist."""
     values: dict[str, Any] = {item.name: item.default for item in fields(RunSpec) if item.metadata}
     values |= PRESETS[preset].values
+    if ROW_KINDS[objective] == "preference":
+        # A preference needs far smaller steps than new wording: TRL's examples take 5e-6 with adapters on large models.
+        values |= {"learning_rate": values["learning_rate"] / 10, "rehearsal_share": 0.0}
     if method == "full":
         values["learning_rate"] = values["learning_rate"] / 10
-    return {**values, "method": method}
+    return {**values, "method": method, "objective": objective}
 
 
 def _check_field(name: str, value: Any, metadata: Mapping[str, Any], kind: type) -> None:
@@ -276,6 +319,18 @@ def _check_field(name: str, value: Any, metadata: Mapping[str, Any], kind: type)
     if value > bounds.high:
         raise InputError(f"{name} must not be above {bounds.high:g}{because}")
     return None
+
+
+def _check_combination(spec: RunSpec) -> None:
+    """Refuse what PEFT does not put together."""
+    if spec.method == "full" and spec.quantization != "none":
+        raise InputError("quantization must be none in full training: a base held in few bits cannot be changed.")
+    if spec.method == "oft" and spec.quantization != "none":
+        raise InputError("quantization must be none with OFT: it turns weights of full precision. Choose lora or dora.")
+    if spec.method in {"oft", "full"} and (spec.rslora or spec.lora_plus != 1):
+        raise InputError(f"rslora and lora_plus belong to LoRA and DoRA; turn them off with {spec.method}.")
+    if spec.pissa and (spec.method != "lora" or spec.quantization != "none" or spec.start_dir):
+        raise InputError("pissa goes with method lora on a base of full precision that is not gone on from.")
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -25,6 +25,7 @@ class Tokens:
     trained: list[bool]
     truncated: bool
     skipped_answers: int = 0  # answers that are read only
+    reference: float = 0.0  # log-probability of the trained tokens under the base model, where it is needed
 
     @property
     def trained_count(self) -> int:
@@ -58,16 +59,34 @@ def render(tokenizer: Any, messages: list[Message], *, ask: bool = False) -> str
 
 
 def tokenize(tokenizer: Any, rows: list[Row], max_length: int) -> list[Tokens]:
-    """Tokens of every row, with proof. `InputError` names the first row that has none or whose mask is not proved."""
+    """Tokens of every row, with proof. `InputError` names the first row that has none or whose mask is not proved.
+
+    A conversation gives one entry, a text one or more pieces, a preference pair two: the chosen answer after its
+    prompt, then the rejected one.
+    """
     import jinja2
 
-    made = []
+    made: list[Tokens] = []
     for row in rows:
         try:
-            made.append(tokenize_row(tokenizer, row, max_length))
+            if row.kind == "text":
+                made += tokenize_text(tokenizer, row, max_length)
+            else:
+                answers = (row, row.with_answer(row.rejected)) if row.kind == "preference" else (row,)
+                made += [tokenize_row(tokenizer, answer, max_length) for answer in answers]
         except jinja2.TemplateError as error:
             raise InputError(f"Row {row.example_id}: the model's chat template refuses it: {error}") from error
     return made
+
+
+def tokenize_text(tokenizer: Any, row: Row, max_length: int) -> list[Tokens]:
+    """A text in pieces of at most `max_length` tokens, every token learnt, its end marked; nothing is lost."""
+    ids = tokenizer(row.text)["input_ids"]
+    if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:
+        ids = [*ids, tokenizer.eos_token_id]
+    pieces = [ids[start : start + max_length] for start in range(0, len(ids), max_length)]
+    # The first token has nothing before it to be predicted from.
+    return [Tokens(row.example_id, piece, [False, *[True] * (len(piece) - 1)], False) for piece in pieces if piece[1:]]
 
 
 def tokenize_row(tokenizer: Any, row: Row, max_length: int) -> Tokens:

@@ -10,30 +10,33 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from finetune_site.lib.channel import Cancelled, Channel, InputError, load_json, write_json
 from training_app.engine import checkpoints
-from training_app.engine.batches import micro_batches, step_rows
+from training_app.engine.batches import tokens_of, units
 from training_app.engine.checkpoints import Progress
 from training_app.engine.environment import describe_environment
 from training_app.engine.hardware import Machine, choose_machine, memory_bytes
 from training_app.engine.lesson import Lesson, load_lesson
-from training_app.engine.looks import Layout, look, perplexity
-from training_app.engine.loss import layout_difference, length_multiple, mean_loss, token_losses
+from training_app.engine.looks import look, perplexity
+from training_app.engine.loss import layout_difference
 from training_app.engine.models import parameter_counts, parameter_groups, save_trained, trainable
+from training_app.engine.objectives import Layout, Measured, Objective, objective_of, with_reference
 from training_app.engine.rehearsal import rehearsed_rows, step_rehearsal
 from training_app.engine.rows import file_sha256
 from training_app.engine.schedule import rate_share
-from training_app.engine.spec import TrainSpec
-from training_app.engine.template import REHEARSED, Tokens
+from training_app.engine.spec import CHECKPOINT_WISH, TrainSpec
+from training_app.engine.template import Tokens
 from training_app.engine.watch import is_patience_over, runs_away, with_look, with_step
 
+T = TypeVar("T")
 LOCK_WAIT_SECONDS = 60
 CHECKPOINT_SECONDS = 180
 BASE_ROWS = 32
@@ -48,7 +51,9 @@ FREE_FIELDS = {
     "checkpoint_every",
     "micro_batch_tokens",
     "sample_answers",
+    "start_dir",
 }
+DRY_STEPS = 20  # a run shorter than this finds out by itself
 
 
 def train(spec: TrainSpec, channel: Channel) -> dict[str, Any]:
@@ -72,6 +77,10 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
     model = trainable(spec, machine)
     # Before a checkpoint is put in, the model still answers as the base does: the new adapter changes nothing yet.
     rehearsed = _rehearse(run_dir, model, lesson, machine) if spec.rehearsal_rows else []
+    layout = _layout(spec, model, lesson, machine, channel)
+    objective = objective_of(spec)
+    if spec.objective in {"dpo", "kto"}:
+        lesson = with_reference(run_dir / "reference.json", _inner(model), lesson, layout, machine)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = parameter_groups(model, spec)
     optimizer = torch.optim.AdamW(groups, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
@@ -79,9 +88,17 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
         checkpoints.load(checkpoint, model, optimizer)
     write_json(run_dir / "spec.json", {"task": "train", **asdict(spec)})
     write_json(run_dir / "environment.json", describe_environment(spec, machine))
-    layout = _layout(spec, model, lesson, machine, channel)
+    longest = max(map(tokens_of, units([*lesson.train, *lesson.validation], lesson.unit)))
+    within = partial(_within_memory, longest=longest, machine=machine, model=model, channel=channel)
     if progress.base_loss is None:
-        progress = replace(progress, base_loss=_base_loss(model, lesson, machine, layout))
+        base_loss, layout = within(partial(_base_loss, objective, model, lesson, machine), layout)
+        progress = replace(progress, base_loss=base_loss)
+    if lesson.total_steps - progress.step >= DRY_STEPS:
+        # The longest rows first, to no effect: a lack of memory shows now and not after hours.
+        largest = sorted(units(lesson.train, lesson.unit), key=tokens_of, reverse=True)[: spec.batch_rows]
+        trial = [row for members in largest for row in members]
+        _, layout = within(partial(_learn, objective, model, trial, machine, spec.seed), layout)
+        optimizer.zero_grad(set_to_none=True)
     vocabulary = model.config.get_text_config().vocab_size
     trainable_count, total_count = parameter_counts(model)
     channel.keep_journal(run_dir / "events.jsonl")
@@ -95,8 +112,8 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
         device=machine.name,
         dtype=str(machine.dtype).removeprefix("torch."),
         threads=machine.threads,
-        train_rows=len(lesson.train),
-        validation_rows=len(lesson.validation),
+        train_rows=len(lesson.train) // lesson.unit,
+        validation_rows=len(lesson.validation) // lesson.unit,
         tokens_per_epoch=lesson.tokens_per_epoch,
     )
     for sentence in lesson.warnings:
@@ -111,17 +128,18 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
         rate = spec.learning_rate * rate_share(progress.step, lesson.total_steps, spec.warmup_share, spec.scheduler)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["pace"]
-        rows = [lesson.train[i] for i in step_rows(len(lesson.train), spec.batch_rows, spec.seed, progress.step)]
+        rows = lesson.step(spec, progress.step)
         extra = step_rehearsal(rehearsed, spec.rehearsal_rows, spec.seed, progress.step) if rehearsed else []
         seed = spec.seed * 1_000_003 + progress.step  # dropout: a function of seed and step
-        loss, layout = _gradient(model, [*rows, *extra], layout, machine, seed, channel)
+        measured, layout = within(partial(_learn, objective, model, [*rows, *extra], machine, seed), layout)
+        loss = measured.loss
         norm = float(torch.nn.utils.clip_grad_norm_(trained, spec.max_grad_norm))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise InputError(_diverged(spec, f"The loss is no longer a number at step {progress.step + 1}"))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-        seconds, tokens = time.monotonic() - step_start, sum(len(row.ids) for row in rows)
+        seconds, tokens = time.monotonic() - step_start, tokens_of(rows)
         memory = memory_bytes(machine.device)
         progress = replace(
             progress,
@@ -144,6 +162,7 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
             tokens=progress.tokens,
             memory_bytes=memory,
             seconds_left=round(pace * (lesson.total_steps - progress.step)),
+            **measured.rewards,
         )
         epoch_losses = [*epoch_losses[-lesson.steps_per_epoch + 1 :], loss] if lesson.steps_per_epoch > 1 else [loss]
         is_last = progress.step == lesson.total_steps
@@ -151,13 +170,14 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
             risen = f"The loss has risen from {progress.base_loss:.2f} to {progress.smooth_loss:.2f} by step"
             raise InputError(_diverged(spec, f"{risen} {progress.step}"))
         if lesson.validation and (is_last or progress.step % (spec.eval_every or lesson.steps_per_epoch) == 0):
-            loss = look(_inner(model), lesson, machine, layout, progress.step, spec.sample_answers, channel)
+            what = (lesson, objective, machine, progress.step, spec.sample_answers, channel)
+            loss, layout = within(partial(look, _inner(model), *what), layout)
             progress, validation_loss = with_look(progress, loss), loss
             if spec.early_stopping and progress.best_step == progress.step:
                 checkpoints.save_best(run_dir, model)
             if is_patience_over(progress, spec.early_stopping):
                 break
-        if channel.should_stop or (not is_last and _is_due(spec, progress.step, saved_at)):
+        if channel.should_stop or (not is_last and _is_due(spec, run_dir, progress.step, saved_at)):
             path = checkpoints.save(run_dir, model, optimizer, progress, spec.keep_checkpoints)
             saved_at = time.monotonic()
             channel.emit("checkpoint", step=progress.step, path=str(path))
@@ -189,25 +209,33 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
     }
 
 
-def _base_loss(model: Any, lesson: Lesson, machine: Machine, layout: Layout) -> float:
+def _base_loss(objective: Objective, model: Any, lesson: Lesson, machine: Machine, layout: Layout) -> float:
     """What the base model loses on some of the rows: above it nothing is learnt."""
-    rows = lesson.train[:BASE_ROWS]
-    return mean_loss(_inner(model), rows, machine, layout.token_limit, layout.share_prefix)
+    model.eval()
+    found = objective.measure(_inner(model), lesson.train[: BASE_ROWS * lesson.unit], layout, machine)
+    model.train()
+    return found.loss
 
 
-def _gradient(
-    model: Any, rows: list[Tokens], layout: Layout, machine: Machine, seed: int, channel: Channel
-) -> tuple[float, Layout]:
-    """The gradient of a step and its loss; where the device's memory does not hold it, computed in smaller parts.
+def _learn(
+    objective: Objective, model: Any, rows: list[Tokens], machine: Machine, seed: int, layout: Layout
+) -> Measured:
+    torch.manual_seed(seed)
+    return objective.measure(_inner(model), rows, layout, machine, learn=True)
 
-    The parts change memory and speed, never the result. Returns the layout that worked: the next steps start from it.
+
+def _within_memory(
+    work: Callable[[Layout], T], layout: Layout, longest: int, machine: Machine, model: Any, channel: Channel
+) -> tuple[T, Layout]:
+    """Do `work`; where the device's memory does not hold it, again in smaller parts.
+
+    The parts change memory and speed, never the result. Returns the layout that worked: what follows starts from it.
+    `longest` is the size in tokens of what cannot be parted.
     """
     while True:
-        torch.manual_seed(seed)
         try:
-            return _accumulate(model, rows, layout, machine), layout
+            return work(layout), layout
         except torch.OutOfMemoryError as error:
-            longest = max(len(row.ids) for row in rows)
             if layout.token_limit <= longest:
                 raise InputError(_too_little_memory(longest)) from error
             layout = replace(layout, token_limit=max(longest, layout.token_limit // 2))
@@ -225,22 +253,6 @@ def _too_little_memory(tokens: int) -> str:
         f"The device's memory does not hold one row of {tokens} tokens. Start a new run with gradient_checkpointing, "
         "a lower max_length or a lower rank."
     )
-
-
-def _accumulate(model: Any, rows: list[Tokens], layout: Layout, machine: Machine) -> float:
-    """Gradient of the mean loss over all trained tokens of a step, however many parts it is computed in.
-
-    Returns the mean loss of the dataset's own rows; rehearsal moves the weights but is not reported as learning.
-    """
-    trained_tokens = sum(sum(row.trained[1:]) for row in rows)
-    own_tokens = sum(sum(row.trained[1:]) for row in rows if row.example_id != REHEARSED)
-    total = 0.0
-    for batch in micro_batches(rows, layout.token_limit, layout.share_prefix, length_multiple(machine)):
-        batch = batch.to(machine.device)
-        losses = token_losses(_inner(model), batch, machine)
-        (losses.sum() / trained_tokens).backward()
-        total += float((losses.detach() * batch.counted).sum())
-    return total / own_tokens
 
 
 def _rehearse(run_dir: Path, model: Any, lesson: Lesson, machine: Machine) -> list[Tokens]:
@@ -264,6 +276,8 @@ def _layout(spec: TrainSpec, model: Any, lesson: Lesson, machine: Machine, chann
         raise InputError("The base model's own loss is not a number: its weights are damaged. Prepare it again.")
     if difference < (0.05 if machine.dtype == torch.bfloat16 else 1e-3):
         return Layout(spec.micro_batch_tokens, share_prefix=True)
+    if lesson.unit > 1:
+        raise InputError("This model cannot read several rows in one sequence, which preference tuning needs.")
     channel.emit(
         "warning", message="This model cannot read several rows in one sequence: it learns row by row, slower."
     )
@@ -282,11 +296,17 @@ def _resume_point(spec: TrainSpec, run_dir: Path) -> tuple[Path | None, Progress
 
 
 def _fingerprint(spec: TrainSpec) -> str:
-    fixed = {key: value for key, value in asdict(spec).items() if key not in FREE_FIELDS}
+    usual = asdict(TrainSpec(data_path="", data_sha256="", base_dir=""))
+    # A knob that came with a later version of the site, left as it is, makes no other run.
+    fixed = {key: value for key, value in asdict(spec).items() if key not in FREE_FIELDS and value != usual[key]}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
-def _is_due(spec: TrainSpec, step: int, saved_at: float) -> bool:
+def _is_due(spec: TrainSpec, run_dir: Path, step: int, saved_at: float) -> bool:
+    wish = run_dir / CHECKPOINT_WISH
+    if wish.exists():
+        wish.unlink()
+        return True
     if spec.checkpoint_every:
         return step % spec.checkpoint_every == 0
     return time.monotonic() - saved_at > CHECKPOINT_SECONDS

@@ -70,6 +70,7 @@ class Run(models.Model):
     base = models.ForeignKey(BaseModel, models.PROTECT, related_name="runs")
     method = models.CharField(max_length=10)
     preset = models.CharField(max_length=20)
+    start = models.ForeignKey("self", models.RESTRICT, null=True, related_name="continuations")
     config = models.JSONField(help_text="Every knob's value")
     is_evaluated_after = models.BooleanField(default=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
@@ -102,6 +103,10 @@ class Run(models.Model):
         return self.job.state if self.job else "draft"
 
     @property
+    def objective(self) -> str:
+        return str(self.config.get("objective", "supervised"))
+
+    @property
     def is_done(self) -> bool:
         return self.state == JobState.SUCCEEDED
 
@@ -113,6 +118,7 @@ class Run(models.Model):
             "data_sha256": self.version.sha256,
             "base_dir": str(self.base.folder),
             "base_name": self.base.name,
+            **({"start_dir": str(self.start.folder)} if self.start else {}),
             "method": self.method,
             **self.config,
         }
@@ -150,3 +156,20 @@ class Sample(models.Model):
 
     def __str__(self) -> str:
         return f"answer at step {self.step}"
+
+
+class RowLoss(models.Model):
+    """What one validation row loses at the newest look: where the model is right, and where it has not learnt."""
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="row_losses")
+    example_id = models.BigIntegerField()
+    step = models.PositiveIntegerField()
+    loss = models.FloatField()
+
+    class Meta:
+        ordering = ["-loss"]
+        verbose_name_plural = "row losses"
+        constraints = [models.UniqueConstraint(fields=["run", "example_id"], name="one_loss_per_row")]
+
+    def __str__(self) -> str:
+        return f"example {self.example_id}: {self.loss}"

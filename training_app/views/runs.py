@@ -20,12 +20,22 @@ from finetune_site.projects.models import Project, Role
 from training_app import configurations, services
 from training_app.access import get_run
 from training_app.configurations import Configuration, of_run
+from training_app.engine.spec import ROW_KINDS
 from training_app.forms import RunForm, differing
 from training_app.models import BaseModel, Run
-from training_app.series import NAMES
+from training_app.series import LOOK_NAMES, NAMES
 
 LOG_BYTES = 20_000
 RUNS = 50
+SHOWN_ROWS = 5
+CURVES = (
+    ("loss", "Loss"),
+    ("learning_rate", "Learning rate"),
+    ("grad_norm", "Gradient norm"),
+    ("tokens_per_second", "Tokens a second"),
+    ("memory_bytes", "Memory"),
+)
+REWARD_CURVES = (("reward_margin", "Reward margin"), ("reward_accuracy", "Better answer ahead"))
 
 
 @require_GET
@@ -101,7 +111,8 @@ def run_config(request: SignedInRequest, pk: int) -> HttpResponse:
 def run_samples(request: SignedInRequest, pk: int) -> HttpResponse:
     """What the model answered at its looks at the validation rows."""
     found = get_run(request.user, pk)
-    return render(request, "training/run.html#samples", {"run": found, "samples": found.samples.all()})
+    context = {"run": found, "samples": found.samples.all(), "row_losses": _row_losses(found)}
+    return render(request, "training/run.html#samples", context)
 
 
 @require_GET
@@ -140,6 +151,22 @@ def run_resume(request: SignedInRequest, pk: int) -> HttpResponse:
     return _act(request, found, lambda: services.resume_run(actor=request.user, run=found))
 
 
+@require_POST
+def run_checkpoint(request: SignedInRequest, pk: int) -> HttpResponse:
+    found = get_run(request.user, pk, role=Role.TRAINER)
+    return _act(request, found, lambda: services.wish_checkpoint(actor=request.user, run=found))
+
+
+@require_POST
+def run_again(request: SignedInRequest, pk: int) -> HttpResponse:
+    found = get_run(request.user, pk, role=Role.TRAINER)
+    try:
+        return redirect(services.run_again(actor=request.user, run=found))
+    except services.TrainingError as error:
+        messages.error(request, str(error))
+    return redirect(found)
+
+
 def _act(request: SignedInRequest, found: Run, act: Callable[[], object]) -> HttpResponse:
     try:
         act()
@@ -149,13 +176,23 @@ def _act(request: SignedInRequest, found: Run, act: Callable[[], object]) -> Htt
 
 
 def _first(request: SignedInRequest, project: Project) -> dict[str, Any]:
-    """What a new run starts from: the newest version, or with `?like=` another run's choices."""
+    """What a new run starts from: the newest version; `?like=` takes over another run's choices, and `?start=` goes
+    on from its weights with the newest version.
+    """
     versions = DatasetVersion.objects.filter(dataset__project=project).sealed()
     version = request.GET.get("version") or versions.order_by("-sealed_at").first()
     first = {"version": version, "base": BaseModel.objects.first(), "name": _next_name(project.pk)}
-    like = request.GET.get("like", "")
-    run = Run.objects.filter(project=project, pk=int(like)).first() if like.isdecimal() else None
-    return first if run is None else {**first, "version": run.version, "base": run.base, **_choices(of_run(run))}
+    like, start = _run_named(request, project, "like"), _run_named(request, project, "start")
+    if start:
+        return {**first, "base": start.base, "start": start, **_choices(of_run(start))}
+    if like:
+        return {**first, "version": like.version, "base": like.base, "start": like.start, **_choices(of_run(like))}
+    return first
+
+
+def _run_named(request: SignedInRequest, project: Project, key: str) -> Run | None:
+    pk = request.GET.get(key, "")
+    return Run.objects.filter(project=project, pk=int(pk)).first() if pk.isdecimal() else None
 
 
 def _from_file(request: SignedInRequest) -> dict[str, Any]:
@@ -171,7 +208,22 @@ def _from_file(request: SignedInRequest) -> dict[str, Any]:
 
 
 def _choices(found: Configuration) -> dict[str, Any]:
-    return {"method": found.method, "preset": found.preset, **found.knobs}
+    return {"objective": found.objective, "method": found.method, "preset": found.preset, **found.knobs}
+
+
+def _row_losses(found: Run) -> dict[str, list[dict[str, Any]]]:
+    """The validation rows that lose most and least at the newest look, each with its example."""
+    newest = found.row_losses.order_by("-step").values_list("step", flat=True).first()
+    rows = list(found.row_losses.filter(step=newest).values("example_id", "loss")) if newest else []
+    half = min(SHOWN_ROWS, len(rows) // 2)
+    parts = {"worst": rows[:half], "best": rows[len(rows) - half :][::-1]}
+    shown = {row["example_id"] for part in parts.values() for row in part}
+    entries = found.version.entries.filter(example_id__in=shown).select_related("example", "text")
+    by_example = {entry.example_id: entry for entry in entries}
+    return {
+        name: [{**row, "entry": by_example[row["example_id"]]} for row in part if row["example_id"] in by_example]
+        for name, part in parts.items()
+    }
 
 
 def _next_name(project: int) -> str:
@@ -180,7 +232,7 @@ def _next_name(project: int) -> str:
 
 def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
     found = get_run(request.user, pk)
-    last = {name: found.metrics.filter(name=name).order_by("-step").first() for name in (*NAMES, "validation_loss")}
+    last = {name: found.metrics.filter(name=name).order_by("-step").first() for name in (*NAMES, *LOOK_NAMES)}
     return {
         "run": found,
         "project": found.project,
@@ -188,6 +240,8 @@ def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
         "last": {name: metric.value for name, metric in last.items() if metric},
         "differing": differing(found.method, found.preset, found.config),
         "samples": found.samples.all(),
+        "row_losses": _row_losses(found),
+        "curves": CURVES if ROW_KINDS[found.objective] != "preference" else (*CURVES, *REWARD_CURVES),
         "evaluations": found.evaluations.select_related("job"),
         "log": tail(found.folder / "log.txt", LOG_BYTES),
         "may_train": has_role(request.user, found.project, Role.TRAINER),
