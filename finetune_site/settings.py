@@ -171,10 +171,12 @@ PARSE_OUTPUT_BYTES = _number("FINETUNE_PARSE_OUTPUT_MB", 500) * 1024 * 1024
 JOB_LEASE_SECONDS = _number("FINETUNE_JOB_LEASE_SECONDS", 30)
 JOB_HEARTBEAT_SECONDS = _number("FINETUNE_JOB_HEARTBEAT_SECONDS", 5)
 JOB_CUTOFF_SECONDS = _number("FINETUNE_JOB_CUTOFF_SECONDS", 300)
+# The devices that trainings and evaluations take turns on, one a slot: 0,1,2,3. Empty: one slot, whatever is there.
+GPU_DEVICES = [name.strip() for name in os.environ.get("FINETUNE_GPU_DEVICES", "").split(",") if name.strip()]
 # How many runners each queue may have on one machine: for `gpu` one a device, for `chat` one a model kept in memory.
 JOB_SLOTS = {
     "default": _number("FINETUNE_SLOTS_DEFAULT", 2),
-    "gpu": _number("FINETUNE_SLOTS_GPU", 1),
+    "gpu": len(GPU_DEVICES) or _number("FINETUNE_SLOTS_GPU", 1),
     "chat": _number("FINETUNE_SLOTS_CHAT", 2),
 }
 Q_CLUSTER_NAME = os.environ.get("Q_CLUSTER_NAME", "default")

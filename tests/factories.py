@@ -18,7 +18,7 @@ def make_user(name: str) -> User:
 
 def claim(job: Job) -> Job:
     """Claim a waiting job as a runner does; it must be the next of its queue."""
-    claimed = queue.claim(job.queue, pid=os.getpid(), pid_started=start_time(os.getpid()) or 0)
+    claimed = queue.claim(job.queue, pid=os.getpid(), pid_started=start_time(os.getpid()) or 0, slots=job.slots)
     assert claimed is not None, "no job waits"
     assert claimed.pk == job.pk, f"another job is first: {claimed}"
     return claimed

@@ -39,6 +39,7 @@ def train(handle: Handle) -> None:
     series = Series(handle, run)
     spec = {"task": "train", **run.spec, **_threads(), "run_dir": str(run.folder)}
     run.folder.mkdir(parents=True, exist_ok=True)
+    handle.progress(0, message="Reading the rows and loading the model")
     try:
         result = run_engine(handle, spec, run.folder, on_event=series.take)
     finally:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.urls import reverse
@@ -102,6 +103,9 @@ def wish_checkpoint(*, actor: User, run: Run) -> None:
 
 def check_config(run: Run) -> None:
     """Raise `TrainingError` with the engine's own sentence when the run cannot work."""
+    if (wanted := run.config.get("processes", 1)) > settings.JOB_SLOTS["gpu"]:
+        held = settings.JOB_SLOTS["gpu"]
+        raise TrainingError(f"The run asks for {wanted} devices at once, but this site has {held}. Lower processes.")
     try:
         TrainSpec(**run.spec, run_dir=".")
     except InputError as error:
@@ -118,7 +122,15 @@ def start_run(*, actor: User, run: Run) -> Run:
         raise TrainingError("The run was started already.")
     if locked.preview_job and locked.preview_job.state == JobState.FAILED:
         raise TrainingError("The look before the start found something that would stop the run. Mend it in a new run.")
-    locked.job = _enqueue(actor, locked, "training.train", expected_seconds=locked.preview.get("seconds"))
+    locked.job = jobs.enqueue(
+        project=locked.project,
+        owner=actor,
+        kind="training.train",
+        label=locked.name,
+        url=reverse("run", args=[locked.pk]),
+        expected_seconds=locked.preview.get("seconds"),
+        slots=locked.config.get("processes", 1),
+    )
     locked.save(update_fields=["job"])
     audit(locked.project, actor, "started the run", locked, after=locked.config)
     return locked
@@ -186,12 +198,7 @@ def ask(*, actor: User, run: Run, prompt: str) -> ChatTurn:
     return turn
 
 
-def _enqueue(actor: User, run: Run, kind: str, url: str = "", expected_seconds: float | None = None) -> Any:
+def _enqueue(actor: User, run: Run, kind: str, url: str = "") -> Any:
     return jobs.enqueue(
-        project=run.project,
-        owner=actor,
-        kind=kind,
-        label=run.name,
-        url=url or reverse("run", args=[run.pk]),
-        expected_seconds=expected_seconds,
+        project=run.project, owner=actor, kind=kind, label=run.name, url=url or reverse("run", args=[run.pk])
     )

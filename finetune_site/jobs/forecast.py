@@ -35,20 +35,21 @@ def forecast(queue: str) -> dict[int, Turn]:
     if not waiting:
         return {}
     usual = _usual_seconds(queue)
-    busy = [(_left(job, usual), job.owner_id) for job in jobs if job.state == JobState.RUNNING]
+    busy = [(_left(job, usual), job.owner_id, job.slots) for job in jobs if job.state == JobState.RUNNING]
     heapq.heapify(busy)
-    slots = max(settings.JOB_SLOTS[queue], len(busy))
+    slots = max(settings.JOB_SLOTS[queue], sum(needed for _, _, needed in busy))
     started = _last_starts(queue)
     turns: dict[int, Turn] = {}
     now = 0.0
     while waiting:
-        if len(busy) == slots:
+        job = _next(waiting, Counter(owner for _, owner, _ in busy), started)
+        if busy and slots - sum(needed for _, _, needed in busy) < job.slots:
             now = max(now, heapq.heappop(busy)[0])
-        job = _next(waiting, Counter(owner for _, owner in busy), started)
+            continue  # with one job less the turns may be others
         waiting.remove(job)
         turns[job.pk] = Turn(len(turns) + 1, None if math.isinf(now) else now)
         started[job.owner_id] = timezone.now().timestamp() + (FAR_AWAY if math.isinf(now) else now)
-        heapq.heappush(busy, (now + _expected(job, usual), job.owner_id))
+        heapq.heappush(busy, (now + _expected(job, usual), job.owner_id, job.slots))
     return turns
 
 

@@ -43,8 +43,9 @@ class EngineFailed(Exception):
 class Handle:
     """One attempt at one job. Every write carries the fencing token: `queue.LeaseLost` means it is no longer ours."""
 
-    def __init__(self, job: Job, *, must_leave: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, job: Job, *, must_leave: Callable[[], bool] = lambda: False, devices: str | None = None) -> None:
         self.job = job
+        self._devices = devices
         self._must_leave = must_leave
         self._lost = threading.Event()
         self._cancel = threading.Event()
@@ -141,7 +142,8 @@ class Handle:
         Raises `JobInputError` (exit 2), `JobCancelled`, `JobReleased` or `LeaseLost` when it was told to stop, and
         `EngineFailed` for a crash or a kill.
         """
-        with Engine(module, arguments, log_path=log_path, limits=limits, env=env) as engine:
+        pinned = {"CUDA_VISIBLE_DEVICES": self._devices} if self._devices is not None else {}
+        with Engine(module, arguments, log_path=log_path, limits=limits, env={**pinned, **(env or {})}) as engine:
             self.adopt(engine)
             outcome = engine.run(on_event, lambda: self.should_stop)
         if outcome.returncode == 0:

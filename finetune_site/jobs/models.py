@@ -46,6 +46,7 @@ class Job(models.Model):
     state = models.CharField(max_length=10, choices=JobState.choices, default=JobState.QUEUED)
     priority = models.SmallIntegerField(default=0)
     expected_seconds = models.FloatField(null=True, editable=False)
+    slots = models.PositiveSmallIntegerField(default=1, editable=False, help_text="Devices it needs at the same time")
 
     done = models.BigIntegerField(default=0)
     total = models.BigIntegerField(default=0)

@@ -28,12 +28,12 @@ class Heartbeat:
 
 
 @transaction.atomic
-def claim(queue: str, *, pid: int, pid_started: int) -> Job | None:
-    """Take the next job of a queue, None when nothing waits. Owners take turns: the one served least and longest ago
-    comes first; within one owner, the oldest job."""
+def claim(queue: str, *, pid: int, pid_started: int, slots: int = 1) -> Job | None:
+    """Take the next job of a queue that needs so many slots, None when no such job waits. Owners take turns: the one
+    served least and longest ago comes first; within one owner, the oldest job."""
     token = uuid.uuid4()
     with connection.cursor() as cursor:
-        cursor.execute(_CLAIM, [token, HOST, pid, pid_started, settings.JOB_LEASE_SECONDS, queue])
+        cursor.execute(_CLAIM, [token, HOST, pid, pid_started, settings.JOB_LEASE_SECONDS, queue, slots, slots])
         row = cursor.fetchone()
     if row is None:
         return None
@@ -43,13 +43,18 @@ def claim(queue: str, *, pid: int, pid_started: int) -> Job | None:
     return job
 
 
-_CLAIM = """
-update jobs_job set state = 'running', token = %s, attempt = attempt + 1, host = %s, pid = %s, pid_started = %s,
-    engine_pid = null, engine_started = null, not_before = null, counted_at = null, error_code = '', error_text = '',
-    lease_until = now() + %s * interval '1 second', started_at = now(), finished_at = null
-where state = 'queued' and id = (
-    select waiting.id from jobs_job waiting
+def slots_of_next(queue: str, most: int) -> int | None:
+    """How many slots the job needs whose turn it is; None when nothing waits that `most` slots can do."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"select waiting.slots {_NEXT}", [queue, 1, most])  # constants
+        row = cursor.fetchone()
+    return row and row[0]
+
+
+_NEXT = """
+    from jobs_job waiting
     where waiting.queue = %s and waiting.state = 'queued' and not waiting.cancel_requested
+        and waiting.slots between %s and %s
         and (waiting.not_before is null or waiting.not_before <= now())
     order by waiting.priority desc,
         (select count(*) from jobs_job r
@@ -57,9 +62,16 @@ where state = 'queued' and id = (
         (select max(s.started_at) from jobs_job s
          where s.owner_id = waiting.owner_id and s.queue = waiting.queue) nulls first,
         waiting.id
-    limit 1 for update of waiting skip locked)
-returning id
+    limit 1
 """
+
+_CLAIM = f"""
+update jobs_job set state = 'running', token = %s, attempt = attempt + 1, host = %s, pid = %s, pid_started = %s,
+    engine_pid = null, engine_started = null, not_before = null, counted_at = null, error_code = '', error_text = '',
+    lease_until = now() + %s * interval '1 second', started_at = now(), finished_at = null
+where state = 'queued' and id = (select waiting.id {_NEXT} for update of waiting skip locked)
+returning id
+"""  # noqa: S608  # constants
 
 
 def renew(job: Job) -> Heartbeat:

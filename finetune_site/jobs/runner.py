@@ -11,7 +11,9 @@ import time
 import traceback
 import uuid
 from datetime import timedelta
+from typing import IO
 
+from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection
 from django.utils import timezone
 
@@ -33,6 +35,7 @@ class Runner:
         self.queue_name = queue_name
         self.slot = slot
         self._leaving = threading.Event()
+        self._further: list[IO[str]] = []  # slots held beside ours for a job that needs several
 
     def leave(self, *_: object) -> None:
         self._leaving.set()
@@ -59,22 +62,44 @@ class Runner:
     def do(self, job: Job) -> None:
         """One attempt at a job, from claim to its last write."""
         logger.info("job %s %s attempt %s starts", job.pk, job.kind, job.attempt)
-        with Handle(job, must_leave=self._leaving.is_set) as handle:
+        held = [self.slot, *(slots.number(stream) for stream in self._further)]
+        with Handle(job, must_leave=self._leaving.is_set, devices=devices_of(self.queue_name, held)) as handle:
             end = _attempt(handle)
         self._write_end(end, job)
+        self._let_go()
         wake(self.queue_name)
 
     def _next(self) -> Job | None:
         """The next job; waits for one whose retry is near. None: nothing to do."""
         while not self._leaving.is_set():
             try:
-                job = queue.claim(self.queue_name, pid=os.getpid(), pid_started=start_time(os.getpid()) or 0)
+                wanted = self._wanted()
+                if wanted and wanted > 1 and not self._gather(wanted):
+                    return None  # another runner gathers: ours is one of the slots that it waits for
+                started = start_time(os.getpid()) or 0
+                job = queue.claim(self.queue_name, pid=os.getpid(), pid_started=started, slots=wanted or 1)
                 if job or not self._retry_is_near():
                     return job
+                self._let_go()
             except (OperationalError, InterfaceError):
                 connection.close()
             self._leaving.wait(1)
         return None
+
+    def _wanted(self) -> int | None:
+        return queue.slots_of_next(self.queue_name, settings.JOB_SLOTS[self.queue_name])
+
+    def _gather(self, wanted: int) -> bool:
+        """Hold as many slots as the next job wants; False when it cannot be."""
+        still = lambda: not self._leaving.is_set() and self._wanted() == wanted  # noqa: E731
+        found = slots.gather(self.queue_name, wanted - 1, still)
+        self._further = found or []
+        return found is not None
+
+    def _let_go(self) -> None:
+        for stream in self._further:
+            stream.close()
+        self._further = []
 
     def _retry_is_near(self) -> bool:
         soon = timezone.now() + timedelta(seconds=RETRY_WAIT_SECONDS)
@@ -93,6 +118,12 @@ class Runner:
                 if self._leaving.is_set():
                     return  # the lease expires, and the job goes on from what it kept
                 time.sleep(1)
+
+
+def devices_of(queue_name: str, held: list[int]) -> str | None:
+    """The devices that belong to some slots, as CUDA_VISIBLE_DEVICES names them; None: the operator named none."""
+    named = settings.GPU_DEVICES
+    return ",".join(named[slot] for slot in held) if queue_name == "gpu" and named else None
 
 
 class End:

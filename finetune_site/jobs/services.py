@@ -26,6 +26,7 @@ def enqueue(
     url: str = "",
     priority: int = 0,
     expected_seconds: float | None = None,
+    slots: int = 1,
 ) -> Job:
     """Create a job and, in the same transaction, the task that finds a runner for it."""
     job_kind = get_kind(kind)
@@ -38,6 +39,7 @@ def enqueue(
         url=url,
         priority=priority,
         expected_seconds=expected_seconds,
+        slots=slots,
         max_attempts=job_kind.max_attempts,
     )
     record(job, "state", {"state": job.state})

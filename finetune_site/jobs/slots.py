@@ -29,16 +29,33 @@ class Holder:
 
 def take(queue: str, slot: int) -> IO[str] | None:
     """Hold a slot until the returned file is closed or this process ends; None when somebody holds it."""
-    stream = _path(queue, slot).open("a+")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        stream.close()
-        return None
-    stream.truncate(0)
-    stream.write(f"{os.getpid()}\n")
-    stream.flush()
+    stream = _lock(_path(queue, slot))
+    if stream:
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
     return stream
+
+
+def gather(queue: str, count: int, is_wanted: Callable[[], bool]) -> list[IO[str]] | None:
+    """Hold `count` further slots, waiting for those that are busy while `is_wanted`; close them to let go.
+
+    None when another runner gathers already (two would wait for one another) or when they are no longer wanted.
+    """
+    gatherer = _lock(_folder() / f"{queue}.gather")
+    if gatherer is None:
+        return None
+    held: list[IO[str]] = []
+    with gatherer, contextlib.ExitStack() as undo:
+        while is_wanted():
+            for slot in free(queue):
+                if len(held) < count and (stream := take(queue, slot)):
+                    held.append(undo.enter_context(stream))
+            if len(held) == count:
+                undo.pop_all()
+                return held
+            time.sleep(0.2)
+    return None
 
 
 def free(queue: str) -> list[int]:
@@ -71,6 +88,16 @@ def stop_holders(say: Callable[[str], object]) -> None:
         time.sleep(0.2)
 
 
+def _lock(path: Path) -> IO[str] | None:
+    stream = path.open("a+")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        return None
+    return stream
+
+
 def _is_held(path: Path) -> bool:
     with path.open("a+") as stream:
         try:
@@ -78,6 +105,11 @@ def _is_held(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+def number(stream: IO[str]) -> int:
+    """Which slot a held one is."""
+    return int(Path(stream.name).stem.rpartition("-")[2])
 
 
 def _path(queue: str, slot: int) -> Path:

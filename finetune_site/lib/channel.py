@@ -41,10 +41,12 @@ class Channel:
     """Standard output as a stream of events, SIGTERM and end-of-file on standard input as a request to stop.
 
     Opening it points file descriptor 1 at standard error, so that a library's `print` cannot break the stream.
+    A muted one tells nothing: its process helps another that does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_muted: bool = False) -> None:
         self._stream = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+        self._is_muted = is_muted
         os.dup2(2, 1)
         sys.stdout = sys.stderr
         self._lock = threading.Lock()
@@ -62,6 +64,8 @@ class Channel:
 
     def emit(self, event: str, **fields: object) -> None:
         """Write one event. A supervisor that is gone is a request to stop, never a crash."""
+        if self._is_muted:
+            return
         line = json.dumps({"event": event, "at": round(time.time(), 3), **fields}, ensure_ascii=False, allow_nan=False)
         try:
             with self._lock:
@@ -146,12 +150,12 @@ def write_json(path: str | Path, value: object) -> None:
     aside.rename(path)
 
 
-def run(task: Callable[[Channel], dict[str, Any]], *, result_path: Path | None) -> int:
+def run(task: Callable[[Channel], dict[str, Any]], *, result_path: Path | None, is_muted: bool = False) -> int:
     """Run one engine task under the contract and return its exit code.
 
     `task` returns the result; it is written to `result_path` (None: nothing is written) before `done` is emitted.
     """
-    channel = Channel()
+    channel = Channel(is_muted=is_muted)
     try:
         result = task(channel)
     except InputError as error:

@@ -1,13 +1,17 @@
 """The place in the queue that a page shows is the order in which jobs are claimed."""
 
 import os
+import threading
+import time
 
 import pytest
+from django.db import connection
 from django.urls import reverse
 
-from finetune_site.jobs import kinds, queue, services
+from finetune_site.jobs import kinds, queue, services, slots
 from finetune_site.jobs.forecast import Turn, forecast
 from finetune_site.jobs.models import Job, JobEvent, JobState
+from finetune_site.jobs.runner import Runner
 from finetune_site.lib.process import start_time
 from finetune_site.projects.models import Role
 from finetune_site.projects.services import create_project, set_role
@@ -107,3 +111,74 @@ def test_the_page_shows_the_true_place_among_jobs_one_does_not_see(people, clien
     assert JobEvent.objects.filter(job=mine, kind="progress").count() == told + 1  # its page hears of it
     alone = client_of(ada).get(reverse("job_progress", args=[mine.pk])).content.decode()
     assert "place 1 in the queue · starts in about" in alone
+
+
+def test_a_job_that_needs_two_slots_waits_for_both_and_nobody_overtakes_it(people, settings, monkeypatch):
+    project, (ada, ben, _) = people
+    settings.JOB_SLOTS = {**settings.JOB_SLOTS, "gpu": 2}
+    settings.GPU_DEVICES = ["4", "7"]
+    monkeypatch.setattr("finetune_site.jobs.runner.signal.signal", lambda *_: None)  # we are not a main thread
+    seen = []
+    kind = kinds.JobKind("test.work", "Test work", "gpu", 3, lambda handle: seen.append(handle._devices))
+    monkeypatch.setitem(kinds._kinds, "test.work", kind)
+    wide = enqueue(project, ada, "wide", slots=2)
+    enqueue(project, ben, "narrow")
+    busy = slots.take("gpu", 1)
+    worker = threading.Thread(target=work_here, args=(0,))
+    worker.start()
+    time.sleep(1)
+    assert Job.objects.filter(state=JobState.QUEUED).count() == 2, "it began on one slot"
+    assert Runner("gpu", 1).work() == 0  # the slot is held
+    busy.close()
+    worker.join(20)
+    assert list(Job.objects.order_by("started_at").values_list("label", "state")) == [
+        ("wide", "succeeded"),
+        ("narrow", "succeeded"),
+    ]
+    assert (wide.slots, seen) == (2, ["4,7", "4"])
+    assert slots.free("gpu") == [0, 1]
+
+
+def test_two_that_gather_do_not_wait_for_one_another(settings):
+    settings.JOB_SLOTS = {**settings.JOB_SLOTS, "gpu": 2}
+    first, second = slots.take("gpu", 0), slots.take("gpu", 1)
+    asked = []
+    gatherer = threading.Thread(target=lambda: asked.append(slots.gather("gpu", 1, lambda: not second.closed)))
+    gatherer.start()
+    time.sleep(0.5)
+    assert slots.gather("gpu", 1, lambda: True) is None
+    second.close()
+    gatherer.join(10)
+    held = asked[0]
+    assert held is None or [slots.number(stream) for stream in held] == [1]
+    for stream in [first, *(held or [])]:
+        stream.close()
+
+
+def test_the_forecast_counts_every_slot_that_a_job_needs(people, settings):
+    project, (ada, ben, eve) = people
+    settings.JOB_SLOTS = {**settings.JOB_SLOTS, "gpu": 2}
+    enqueue(project, ada, "runs", expected_seconds=100)
+    claim()
+    wide = enqueue(project, ben, "wide", expected_seconds=50, slots=2)
+    last = enqueue(project, eve, "last", expected_seconds=10)
+    turns = forecast("gpu")
+    assert (turns[wide.pk].place, turns[last.pk].place) == (1, 2)
+    assert turns[wide.pk].seconds == pytest.approx(100, abs=5)
+    assert turns[last.pk].seconds == pytest.approx(150, abs=5)
+
+
+def test_a_machine_leaves_alone_what_needs_more_slots_than_it_has(people, settings):
+    project, (ada, _, _) = people
+    enqueue(project, ada, "too wide", slots=3)
+    fits = enqueue(project, ada, "fits")
+    assert queue.slots_of_next("gpu", 1) == 1
+    assert claim().pk == fits.pk
+    assert queue.slots_of_next("gpu", 2) is None
+
+
+def work_here(slot: int) -> None:
+    try:
+        Runner("gpu", slot).work()
+    finally:
+        connection.close()

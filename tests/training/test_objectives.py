@@ -139,3 +139,14 @@ def test_a_checkpoint_is_wished_for_only_while_it_trains(project, trainer, clien
     )
     page = client_of(trainer).post(reverse("run_checkpoint", args=[run.pk]), follow=True).content.decode()
     assert "The run is not training now" in page
+
+
+def test_a_run_on_two_devices(project, trainer, client_of, version, base, settings):
+    client = client_of(trainer)
+    refused = client.post(reverse("run_create", args=[project.pk]), form_fields(version, base, processes=2))
+    assert "asks for 2 devices at once, but this site has 1" in str(refused.context["form"].errors)
+    settings.JOB_SLOTS = {**settings.JOB_SLOTS, "gpu": 2}
+    run = finished_run(client, project, version, base, processes=2)
+    assert (run.job.slots, run.started["processes"]) == (2, 2)
+    steps = list(run.metrics.filter(name="loss").values_list("step", flat=True))
+    assert steps == list(range(1, run.result["steps"] + 1))

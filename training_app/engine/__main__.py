@@ -22,7 +22,9 @@ def main(argv: list[str]) -> int:
     fields: dict[str, Any] = {}
     with contextlib.suppress(InputError):  # said again below, on the channel
         fields = load_json(argv[0])
-    return run(lambda channel: _dispatch(channel, Path(argv[0])), result_path=_result_path(fields))
+    is_helper = os.environ.get("RANK", "0") != "0"  # one of several processes of a training, and not the first
+    result_path = None if is_helper else _result_path(fields)
+    return run(lambda channel: _dispatch(channel, Path(argv[0])), result_path=result_path, is_muted=is_helper)
 
 
 def _dispatch(channel: Channel, path: Path) -> dict[str, Any]:

@@ -68,6 +68,8 @@ def micro_batches(
 
     A unit is so many rows in succession; they stay together and in their order.
     """
+    if not rows:
+        return
     group: list[Tokens] = []
     size = 0
     # Rows of like length together: a mask of unlike rows wastes more attention.

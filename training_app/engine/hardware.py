@@ -28,18 +28,22 @@ class Machine:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else processor_name()
 
 
-def choose_machine(threads: int, device: str, dtype: str) -> Machine:
+def choose_machine(threads: int, device: str, dtype: str, rank: int = 0, sharers: int = 1) -> Machine:
     """Set the thread count, pick the device, and pick the precision.
 
     `auto` takes CUDA where there is one. On a processor it takes bfloat16 where that has instructions of its own (then
     matrix products run twice as fast; without them three times slower), by their names and not by a stopwatch: a run
-    must not depend on what its neighbours did while it started.
+    must not depend on what its neighbours did while it started. Of several processes, `rank` takes the device of that
+    number, and they share the processor's cores.
     """
     threads = threads or min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
+    threads = max(1, threads // sharers)
     torch.set_num_threads(threads)
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device is cuda, but this machine has no CUDA device. Choose auto or cpu.")
-    place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    place = torch.device(f"cuda:{rank}" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
     if dtype == "auto":
         dtype = "bfloat16" if place.type == "cuda" or BFLOAT16_FLAGS & _processor_flags() else "float32"
     kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32

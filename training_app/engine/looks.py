@@ -7,9 +7,11 @@ import torch
 
 from finetune_site.lib.channel import Channel
 from training_app.engine.answers import answer_all
+from training_app.engine.batches import units
 from training_app.engine.hardware import Machine
 from training_app.engine.lesson import Lesson
-from training_app.engine.objectives import Layout, Objective
+from training_app.engine.objectives import Layout, Measured, Objective
+from training_app.engine.team import Team
 
 VALIDATION_ROWS = 200
 ANSWER_TOKENS = 48
@@ -23,6 +25,7 @@ def look(
     step: int,
     samples: int,
     link: Channel,
+    team: Team,
     layout: Layout,
 ) -> float:
     """Emit `eval`, the loss of every validation row, and a `sample` for each of `samples` questions.
@@ -30,14 +33,27 @@ def look(
     Returns the mean loss. `model` is the Transformers model, its adapter in its layers. Its mode is put back.
     """
     rows = lesson.validation[: VALIDATION_ROWS * lesson.unit]
+    mine = [row for members in team.share(units(rows, lesson.unit)) for row in members]
     was_training = model.training
     model.eval()
-    found = objective.measure(model, rows, layout, machine)
+    found = together(objective.measure(model, mine, layout, machine, of=rows), team)
     model.train(was_training)
     link.emit("eval", step=step, loss=found.loss, perplexity=perplexity(found.loss), **found.rewards)
     link.emit("rows", step=step, losses=[[example, round(loss, 5)] for example, loss in found.by_example.items()])
-    _answer(model, lesson, machine, step, samples, link)
+    if team.is_first:
+        _answer(model, lesson, machine, step, samples, link)
     return found.loss
+
+
+def together(part: Measured, team: Team) -> Measured:
+    """The whole of which every member measured a part."""
+    if team.size == 1:
+        return part
+    sums = [part.loss, part.reward_margin or 0.0, part.reward_accuracy or 0.0]
+    loss, margin, accuracy = team.add(torch.tensor(sums, dtype=torch.float64)).tolist()
+    by_example = {example: value for found in team.gather(part.by_example) for example, value in found.items()}
+    is_pairs = part.reward_margin is not None
+    return Measured(loss, by_example, margin if is_pairs else None, accuracy if is_pairs else None)
 
 
 def perplexity(loss: float) -> float:

@@ -53,9 +53,19 @@ class Objective(Protocol):
     """A loss over rows."""
 
     def measure(
-        self, model: Any, rows: list[Tokens], layout: Layout, machine: Machine, *, learn: bool = False
+        self,
+        model: Any,
+        rows: list[Tokens],
+        layout: Layout,
+        machine: Machine,
+        *,
+        learn: bool = False,
+        of: list[Tokens] | None = None,
     ) -> Measured:
-        """The loss of `rows`; with `learn`, its gradient is added to the model's weights."""
+        """The loss of `rows`; with `learn`, its gradient is added to the model's weights.
+
+        Where `rows` are one member's share `of` a step, it is their part of the step's mean: the parts add up to it.
+        """
 
 
 def objective_of(spec: RunSpec) -> Objective:
@@ -68,11 +78,18 @@ class Wording:
     """Cross-entropy of the trained tokens: supervised fine-tuning, and with texts continued pre-training."""
 
     def measure(
-        self, model: Any, rows: list[Tokens], layout: Layout, machine: Machine, *, learn: bool = False
+        self,
+        model: Any,
+        rows: list[Tokens],
+        layout: Layout,
+        machine: Machine,
+        *,
+        learn: bool = False,
+        of: list[Tokens] | None = None,
     ) -> Measured:
         """Rehearsed rows move the weights, but only the dataset's own rows are reported."""
-        trained_tokens = sum(sum(row.trained[1:]) for row in rows)
-        own_tokens = sum(sum(row.trained[1:]) for row in rows if row.example_id != REHEARSED)
+        trained_tokens = sum(sum(row.trained[1:]) for row in of or rows)
+        own_tokens = sum(sum(row.trained[1:]) for row in of or rows if row.example_id != REHEARSED)
         total, by_example = 0.0, _Sums()
         multiple = length_multiple(machine)
         for batch in micro_batches(rows, layout.token_limit, layout.share_prefix, multiple):
@@ -135,11 +152,19 @@ class Preference:
         self._unit = UNITS[name]
 
     def measure(
-        self, model: Any, rows: list[Tokens], layout: Layout, machine: Machine, *, learn: bool = False
+        self,
+        model: Any,
+        rows: list[Tokens],
+        layout: Layout,
+        machine: Machine,
+        *,
+        learn: bool = False,
+        of: list[Tokens] | None = None,
     ) -> Measured:
-        members = units(rows, self._unit)
-        baseline = self._drift(model, [pair[2] for pair in members if pair[2:]], layout, machine)
-        pairs = [row for pair in members for row in pair[:2]]
+        whole = units(of or rows, self._unit)
+        baseline = self._drift(model, [pair[2] for pair in whole if pair[2:]], layout, machine)
+        pairs = [row for pair in units(rows, self._unit) for row in pair[:2]]
+        count = len(whole)
         loss = margin = above = 0.0
         by_example = _Sums()
         multiple = length_multiple(machine)
@@ -148,12 +173,11 @@ class Preference:
             with torch.set_grad_enabled(learn):
                 losses, chosen, rejected = self._loss(_pairs(model, batch, machine), self._beta, baseline)
             if learn:
-                (losses.sum() / len(members)).backward()
+                (losses.sum() / count).backward()
             loss += float(losses.detach().sum())
             margin += float((chosen - rejected).detach().sum())
             above += float((chosen > rejected).sum())
             by_example.add_pairs(batch, losses.detach())
-        count = len(members)
         return Measured(loss / count, by_example.means, margin / count, above / count)
 
     @torch.no_grad()

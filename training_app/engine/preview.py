@@ -3,6 +3,7 @@
 It refuses what the run would refuse, with the same sentences, because it reads the rows through the same code.
 """
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,12 @@ from training_app.engine.spec import PreviewSpec
 from training_app.engine.template import Tokens
 
 SHOWN_ROWS = 8
+PAIR = ("better answer", "worse answer")
+TITLES = {
+    "dpo": PAIR,
+    "orpo": PAIR,
+    "kto": (*PAIR, "an unrelated answer: tells how far the model has drifted, not learnt"),
+}
 
 
 def preview(spec: PreviewSpec, channel: Channel) -> dict[str, Any]:
@@ -28,6 +35,7 @@ def preview(spec: PreviewSpec, channel: Channel) -> dict[str, Any]:
     expected = estimate(spec, lesson, machine)
     rows = (*lesson.train, *lesson.validation)
     first = lesson.step(spec, 0)
+    titles = TITLES.get(spec.objective, ("",))
     return {
         "rows": lesson.rows_by_split,
         "tokens_per_epoch": lesson.tokens_per_epoch,
@@ -45,6 +53,7 @@ def preview(spec: PreviewSpec, channel: Channel) -> dict[str, Any]:
         "seconds": expected.seconds,
         "seconds_how": expected.how,
         "first_batch": [pieces(lesson.tokenizer, row) for row in first[:SHOWN_ROWS]],
+        "first_batch_titles": [title for _, title in zip(first[:SHOWN_ROWS], cycle(titles), strict=False)],
         "first_batch_rows": len(first),
         "template_proof": (
             f"In {len(rows)} of {len(rows)} rows the trained tokens decode to exactly the assistant's words and the "

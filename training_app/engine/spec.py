@@ -16,9 +16,9 @@ OBJECTIVES: Mapping[str, str] = MappingProxyType(
     {
         "supervised": "Supervised fine-tuning: learns to answer as the conversations do.",
         "pretraining": "Continued pre-training: learns the wording of texts, without questions.",
-        "dpo": "DPO: learns which of two answers is better, held to its base by the other answers' likelihood.",
+        "dpo": "DPO: learns which of two answers is better, and stays near its base.",
         "kto": "KTO: learns from good and bad answers each for itself; steadier than DPO when the pairs are noisy.",
-        "orpo": "ORPO: learns the better answer's wording and to prefer it, in one, with no base beside it.",
+        "orpo": "ORPO: learns the better answer's wording and to prefer it, both at once.",
     }
 )
 # The kind of rows that each learns from.
@@ -169,6 +169,9 @@ class RunSpec:
     )
     keep_checkpoints: int = knob(2, "How many checkpoints stay on disk.", Bounds(1, 1000, ""))
     gradient_checkpointing: bool = knob(False, "Halves the memory for a third more time.")
+    processes: int = knob(
+        1, "Devices that share every step; a run waits until so many are free.", Bounds(1, 64, "no machine has more")
+    )
     threads: int = knob(0, "Processor threads; 0 means one per physical core.", Bounds(0, 1024, ""))
     device: str = knob("auto", "Where to compute.", choices=("auto", "cpu", "cuda"))
     dtype: str = knob(

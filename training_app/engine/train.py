@@ -25,7 +25,7 @@ from training_app.engine.checkpoints import Progress
 from training_app.engine.environment import describe_environment
 from training_app.engine.hardware import Machine, choose_machine, memory_bytes
 from training_app.engine.lesson import Lesson, load_lesson
-from training_app.engine.looks import look, perplexity
+from training_app.engine.looks import look, perplexity, together
 from training_app.engine.loss import layout_difference
 from training_app.engine.models import parameter_counts, parameter_groups, save_trained, trainable
 from training_app.engine.objectives import Layout, Measured, Objective, objective_of, with_reference
@@ -33,6 +33,7 @@ from training_app.engine.rehearsal import rehearsed_rows, step_rehearsal
 from training_app.engine.rows import file_sha256
 from training_app.engine.schedule import rate_share
 from training_app.engine.spec import CHECKPOINT_WISH, TrainSpec
+from training_app.engine.team import Team, assembled, is_further_member
 from training_app.engine.template import Tokens
 from training_app.engine.watch import is_patience_over, runs_away, with_look, with_step
 
@@ -52,6 +53,7 @@ FREE_FIELDS = {
     "micro_batch_tokens",
     "sample_answers",
     "start_dir",
+    "processes",
 }
 DRY_STEPS = 20  # a run shorter than this finds out by itself
 
@@ -62,18 +64,23 @@ def train(spec: TrainSpec, channel: Channel) -> dict[str, Any]:
         raise InputError("The spec lacks run_dir.")
     run_dir = Path(spec.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    with only_engine(run_dir, channel):
+    with contextlib.nullcontext() if is_further_member() else only_engine(run_dir, channel):
         if (run_dir / "result.json").exists():
             return load_json(run_dir / "result.json")
-        return _train(spec, run_dir, channel)
+        if not is_further_member():
+            write_json(run_dir / "spec.json", {"task": "train", **asdict(spec)})
+        with assembled(spec.processes, str(run_dir / "spec.json")) as team:
+            return _train(spec, run_dir, channel, team)
 
 
-def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
+def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict[str, Any]:
     lesson = load_lesson(spec)
     channel.check()
     checkpoint, progress = _resume_point(spec, run_dir)
-    machine = choose_machine(spec.threads, spec.device, progress.dtype or spec.dtype)
+    machine = choose_machine(spec.threads, spec.device, progress.dtype or spec.dtype, team.rank, team.size)
     torch.manual_seed(spec.seed)
+    if not team.is_first:
+        team.wait()  # what the first member writes down, the others read
     model = trainable(spec, machine)
     # Before a checkpoint is put in, the model still answers as the base does: the new adapter changes nothing yet.
     rehearsed = _rehearse(run_dir, model, lesson, machine) if spec.rehearsal_rows else []
@@ -81,13 +88,16 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
     objective = objective_of(spec)
     if spec.objective in {"dpo", "kto"}:
         lesson = with_reference(run_dir / "reference.json", _inner(model), lesson, layout, machine)
+    if team.is_first:
+        team.wait()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = parameter_groups(model, spec)
     optimizer = torch.optim.AdamW(groups, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
     if checkpoint:
         checkpoints.load(checkpoint, model, optimizer)
-    write_json(run_dir / "spec.json", {"task": "train", **asdict(spec)})
-    write_json(run_dir / "environment.json", describe_environment(spec, machine))
+    if team.is_first:
+        write_json(run_dir / "environment.json", describe_environment(spec, machine))
+        channel.keep_journal(run_dir / "events.jsonl")
     longest = max(map(tokens_of, units([*lesson.train, *lesson.validation], lesson.unit)))
     within = partial(_within_memory, longest=longest, machine=machine, model=model, channel=channel)
     if progress.base_loss is None:
@@ -97,11 +107,10 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
         # The longest rows first, to no effect: a lack of memory shows now and not after hours.
         largest = sorted(units(lesson.train, lesson.unit), key=tokens_of, reverse=True)[: spec.batch_rows]
         trial = [row for members in largest for row in members]
-        _, layout = within(partial(_learn, objective, model, trial, machine, spec.seed), layout)
+        _, layout = within(partial(_learn, objective, model, trial, lesson.unit, team, machine, spec.seed), layout)
         optimizer.zero_grad(set_to_none=True)
     vocabulary = model.config.get_text_config().vocab_size
     trainable_count, total_count = parameter_counts(model)
-    channel.keep_journal(run_dir / "events.jsonl")
     channel.emit(
         "started",
         total_steps=lesson.total_steps,
@@ -112,6 +121,7 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
         device=machine.name,
         dtype=str(machine.dtype).removeprefix("torch."),
         threads=machine.threads,
+        processes=team.size,
         train_rows=len(lesson.train) // lesson.unit,
         validation_rows=len(lesson.validation) // lesson.unit,
         tokens_per_epoch=lesson.tokens_per_epoch,
@@ -131,7 +141,11 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
         rows = lesson.step(spec, progress.step)
         extra = step_rehearsal(rehearsed, spec.rehearsal_rows, spec.seed, progress.step) if rehearsed else []
         seed = spec.seed * 1_000_003 + progress.step  # dropout: a function of seed and step
-        measured, layout = within(partial(_learn, objective, model, [*rows, *extra], machine, seed), layout)
+        part, layout = within(
+            partial(_learn, objective, model, [*rows, *extra], lesson.unit, team, machine, seed), layout
+        )
+        measured = together(part, team)
+        team.add_gradients(trained)
         loss = measured.loss
         norm = float(torch.nn.utils.clip_grad_norm_(trained, spec.max_grad_norm))
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -170,19 +184,22 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel) -> dict[str, Any]:
             risen = f"The loss has risen from {progress.base_loss:.2f} to {progress.smooth_loss:.2f} by step"
             raise InputError(_diverged(spec, f"{risen} {progress.step}"))
         if lesson.validation and (is_last or progress.step % (spec.eval_every or lesson.steps_per_epoch) == 0):
-            what = (lesson, objective, machine, progress.step, spec.sample_answers, channel)
+            what = (lesson, objective, machine, progress.step, spec.sample_answers, channel, team)
             loss, layout = within(partial(look, _inner(model), *what), layout)
             progress, validation_loss = with_look(progress, loss), loss
-            if spec.early_stopping and progress.best_step == progress.step:
+            if spec.early_stopping and progress.best_step == progress.step and team.is_first:
                 checkpoints.save_best(run_dir, model)
             if is_patience_over(progress, spec.early_stopping):
                 break
-        if channel.should_stop or (not is_last and _is_due(spec, run_dir, progress.step, saved_at)):
+        must_stop = team.agree(channel.should_stop)
+        if team.is_first and (must_stop or (not is_last and _is_due(spec, run_dir, progress.step, saved_at))):
             path = checkpoints.save(run_dir, model, optimizer, progress, spec.keep_checkpoints)
             saved_at = time.monotonic()
             channel.emit("checkpoint", step=progress.step, path=str(path))
-            if channel.should_stop:
-                raise Cancelled
+        if must_stop:
+            raise Cancelled
+    if not team.is_first:
+        return {}
 
     if spec.early_stopping and progress.best_loss is not None and progress.best_step < progress.step:
         checkpoints.load_best(run_dir, model)
@@ -218,10 +235,20 @@ def _base_loss(objective: Objective, model: Any, lesson: Lesson, machine: Machin
 
 
 def _learn(
-    objective: Objective, model: Any, rows: list[Tokens], machine: Machine, seed: int, layout: Layout
+    objective: Objective,
+    model: Any,
+    rows: list[Tokens],
+    unit: int,
+    team: Team,
+    machine: Machine,
+    seed: int,
+    layout: Layout,
 ) -> Measured:
-    torch.manual_seed(seed)
-    return objective.measure(_inner(model), rows, layout, machine, learn=True)
+    """This member's part of a step's gradient and loss."""
+    torch.manual_seed(seed + team.rank)
+    shared = sorted(units(rows, unit), key=tokens_of, reverse=True) if team.size > 1 else units(rows, unit)
+    mine = [row for members in team.share(shared) for row in members]
+    return objective.measure(_inner(model), mine, layout, machine, learn=True, of=rows)
 
 
 def _within_memory(

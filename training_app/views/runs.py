@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any
 
 from django.contrib import messages
@@ -180,8 +181,17 @@ def _first(request: SignedInRequest, project: Project) -> dict[str, Any]:
     on from its weights with the newest version.
     """
     versions = DatasetVersion.objects.filter(dataset__project=project).sealed()
-    version = request.GET.get("version") or versions.order_by("-sealed_at").first()
-    first = {"version": version, "base": BaseModel.objects.first(), "name": _next_name(project.pk)}
+    wanted = request.GET.get("version", "")
+    version = versions.filter(pk=wanted).first() if wanted.isdecimal() else None
+    version = version or versions.order_by("-sealed_at").first()
+    kinds = DatasetVersion.objects.filter(pk=version.pk).kinds() if version else set()
+    objective = next((name for name, kind in ROW_KINDS.items() if kind in kinds), "supervised")
+    first = {
+        "version": version,
+        "objective": objective,
+        "base": BaseModel.objects.first(),
+        "name": _next_name(project.pk),
+    }
     like, start = _run_named(request, project, "like"), _run_named(request, project, "start")
     if start:
         return {**first, "base": start.base, "start": start, **_choices(of_run(start))}
@@ -232,6 +242,7 @@ def _next_name(project: int) -> str:
 
 def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
     found = get_run(request.user, pk)
+    has_rewards = ROW_KINDS[found.objective] == "preference"
     last = {name: found.metrics.filter(name=name).order_by("-step").first() for name in (*NAMES, *LOOK_NAMES)}
     return {
         "run": found,
@@ -241,7 +252,11 @@ def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
         "differing": differing(found.method, found.preset, found.config),
         "samples": found.samples.all(),
         "row_losses": _row_losses(found),
-        "curves": CURVES if ROW_KINDS[found.objective] != "preference" else (*CURVES, *REWARD_CURVES),
+        "has_rewards": has_rewards,
+        "first_batch": list(
+            zip_longest(found.preview.get("first_batch_titles", []), found.preview.get("first_batch", []))
+        ),
+        "curves": (*CURVES, *REWARD_CURVES) if has_rewards else CURVES,
         "evaluations": found.evaluations.select_related("job"),
         "log": tail(found.folder / "log.txt", LOG_BYTES),
         "may_train": has_role(request.user, found.project, Role.TRAINER),

@@ -1,0 +1,157 @@
+"""Several processes that share every step of one training, each with its own device: data-parallel training.
+
+A member computes its share of a step's rows; the gradients are added up, so all members move the same weights alike.
+Which rows are whose changes speed, never the result (but for the order in which numbers are added).
+
+A training with `processes` above 1 starts its own members: the engine that the supervisor started is the first, and a
+request to stop reaches the others through it, at the same step. Under `torchrun` the members are there already.
+"""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import distributed
+
+from finetune_site.lib.channel import EXIT_CANCELLED, EXIT_DONE, EXIT_INPUT, InputError
+
+PATIENCE = timedelta(minutes=30)  # the first member may write answers while the others wait
+SENTENCE_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Team:
+    """The members of a training; alone, every method gives back what it was given."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """True for the member that writes files and tells events."""
+        return self.rank == 0
+
+    def share(self, members: list[Any]) -> list[Any]:
+        """This member's part of a list that all members have in the same order."""
+        return members[self.rank :: self.size]
+
+    def agree(self, first: bool) -> bool:
+        """What the first member says, on all members."""
+        if self.size == 1:
+            return first
+        said = torch.tensor([float(first)])
+        distributed.broadcast(said, 0)
+        return bool(said.item())
+
+    def wait(self) -> None:
+        """Until every member has come here."""
+        self.add(torch.zeros(1))
+
+    def add(self, numbers: torch.Tensor) -> torch.Tensor:
+        """The sum over all members, on each of them."""
+        if self.size > 1:
+            distributed.all_reduce(numbers)
+        return numbers
+
+    def gather(self, thing: Any) -> list[Any]:
+        """Every member's thing, on each of them."""
+        if self.size == 1:
+            return [thing]
+        found: list[Any] = [None] * self.size
+        distributed.all_gather_object(found, thing)
+        return found
+
+    def add_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Replace every gradient by the sum over all members; one message for all of them."""
+        if self.size == 1:
+            return
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        whole = torch.cat([grad.flatten() for grad in grads])
+        distributed.all_reduce(whole)
+        for parameter, part in zip(parameters, whole.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = part.view_as(parameter)
+
+
+@contextlib.contextmanager
+def assembled(processes: int, spec_path: str) -> Iterator[Team]:
+    """The team of this process while the context lasts. `spec_path` is what further members are started on."""
+    if "WORLD_SIZE" in os.environ:  # a member that the first one or torchrun started
+        with _joined(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) as team:
+            yield team
+        return
+    if processes == 1:
+        yield Team()
+        return
+    if torch.cuda.is_available() and torch.cuda.device_count() < processes:
+        raise InputError(f"processes is {processes}, but this machine has {torch.cuda.device_count()} devices.")
+    place = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "GLOO_SOCKET_IFNAME": "lo",  # else it asks for the host's name, which need not be known
+        "WORLD_SIZE": str(processes),
+    }
+    others = [_start_member(rank, place, spec_path) for rank in range(1, processes)]
+    threading.Thread(target=_watch, args=(others,), daemon=True, name="members").start()
+    os.environ.update(place | {"RANK": "0", "LOCAL_RANK": "0"})
+    try:
+        with _joined(0, processes) as team:
+            yield team
+    finally:
+        for other in others:
+            if other.stdin:
+                other.stdin.close()
+
+
+@contextlib.contextmanager
+def _joined(rank: int, size: int) -> Iterator[Team]:
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, rank=rank, world_size=size, timeout=PATIENCE)
+    try:
+        yield Team(rank, size)
+    finally:
+        distributed.destroy_process_group()
+
+
+def _start_member(rank: int, place: dict[str, str], spec_path: str) -> "subprocess.Popen[bytes]":
+    """Its standard input ends when we do: no member outlives the first."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "training_app.engine", spec_path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+    )
+
+
+def _watch(others: "list[subprocess.Popen[bytes]]") -> None:
+    """A member that dies would leave the rest waiting for it: end at once, and the site starts the run again."""
+    for other in others:
+        threading.Thread(target=_end_with, args=(other,), daemon=True).start()
+
+
+def _end_with(other: "subprocess.Popen[bytes]") -> None:
+    code = other.wait()
+    if code == EXIT_INPUT:
+        time.sleep(SENTENCE_SECONDS)  # what it refuses we refuse too, and we say why
+    if code not in (EXIT_DONE, EXIT_CANCELLED):
+        print(f"a member of the team ended with code {code}", file=sys.stderr, flush=True)  # noqa: T201
+        os._exit(1)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_further_member() -> bool:
+    """True in a process that was started to help: it writes no file and tells no event."""
+    return os.environ.get("RANK", "0") != "0"
