@@ -46,3 +46,12 @@ def test_live() -> None:
         assert 0 < row["p50_ms"] <= row["p95_ms"]
         assert row["delivered"] == 1
     assert figures["renders_per_update"] == 1
+
+
+@pytest.mark.timeout(200)
+def test_estimates(tmp_path: Path) -> None:
+    base = make_tiny_model(tmp_path / "base")
+    figures = last_line("estimates.py", "--base", str(base), "--steps", "12", "--only", "lora", "full")
+    assert figures["configurations"] == 2
+    assert figures["memory_error_median"] >= 0
+    assert figures["time_error_at_10_median"] >= 0

@@ -23,7 +23,7 @@ from training_app.engine import checkpoints
 from training_app.engine.batches import tokens_of, units
 from training_app.engine.checkpoints import Progress
 from training_app.engine.environment import describe_environment
-from training_app.engine.hardware import Machine, choose_machine, memory_bytes
+from training_app.engine.hardware import Machine, choose_machine, memory_bytes, peak_bytes
 from training_app.engine.lesson import Lesson, load_lesson
 from training_app.engine.looks import look, perplexity, together
 from training_app.engine.loss import layout_difference
@@ -160,7 +160,7 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
             step=progress.step + 1,
             tokens=progress.tokens + tokens,
             seconds=progress.seconds + seconds,
-            peak_memory_bytes=max(progress.peak_memory_bytes, memory),
+            peak_memory_bytes=max(progress.peak_memory_bytes, peak_bytes(machine.device)),
         )
         progress = with_step(progress, loss)
         steps_here += 1
