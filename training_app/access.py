@@ -5,7 +5,7 @@ from django.shortcuts import get_object_or_404
 
 from finetune_site.projects.access import require_role
 from finetune_site.projects.models import Role
-from training_app.models import ChatTurn, Evaluation, Run
+from training_app.models import ChatTurn, Evaluation, Run, Sweep
 
 
 def get_run(user: User, pk: int, *, role: Role = Role.VIEWER) -> Run:
@@ -15,6 +15,13 @@ def get_run(user: User, pk: int, *, role: Role = Role.VIEWER) -> Run:
     run = get_object_or_404(runs, pk=pk)
     require_role(user, run.project, role)
     return run
+
+
+def get_sweep(user: User, pk: int, *, role: Role = Role.VIEWER) -> Sweep:
+    sweeps = Sweep.objects.visible_to(user).select_related("project", "pattern", "created_by")
+    sweep = get_object_or_404(sweeps, pk=pk)
+    require_role(user, sweep.project, role)
+    return sweep
 
 
 def get_turn(user: User, pk: int) -> ChatTurn:

@@ -10,13 +10,26 @@ from finetune_site.jobs.models import JobState
 from finetune_site.projects.forms import StyledMixin, style
 from finetune_site.projects.models import Project
 from training_app.engine.spec import METHODS, OBJECTIVES, PRESETS, ROW_KINDS, TrainSpec, knobs
-from training_app.models import BaseModel, Run
+from training_app.models import BaseModel, Run, Sweep
+from training_app.services.sweeps import MAX_RUNS
 
 # Which machine computes is the operator's and the queue's to say.
 HIDDEN = {"method", "device", "threads", "dtype"}
 # What the form asks on its own.
 ASKED = {"objective"}
 KNOBS = {item.name: item for item in fields(TrainSpec) if item.metadata and item.name not in HIDDEN | ASKED}
+# What a sweep may vary.
+SWEPT = (
+    "learning_rate",
+    "epochs",
+    "batch_rows",
+    "rank",
+    "alpha",
+    "scheduler",
+    "weight_decay",
+    "rehearsal_share",
+    "beta",
+)
 PLANNED = ("name", "version", "base", "start", "method", "preset", "is_evaluated_after")
 ROWS = {"chat": "conversations", "preference": "preference pairs", "text": "texts"}
 # What most people who turn knobs turn first.
@@ -121,6 +134,54 @@ class RunForm(StyledMixin, forms.Form):
         typed = {name: data[name] for name in KNOBS if data.get(name) not in (None, "")}
         config = {name: value for name, value in {**config, **typed}.items() if name not in HIDDEN}
         return {**{name: data[name] for name in PLANNED}, "config": config}
+
+
+class SweepForm(forms.Form):
+    """For each knob the values to try, separated by commas; empty: as in the run that is varied."""
+
+    manner = forms.ChoiceField(
+        choices=[
+            (Sweep.GRID, "Every combination of the values"),
+            (Sweep.SEARCH, "Search: two numbers are a range, and each run is chosen by what the earlier ones showed"),
+        ],
+        widget=forms.RadioSelect(attrs={"class": "form-check-input"}),
+        initial=Sweep.GRID,
+        label="How",
+    )
+    budget = forms.IntegerField(
+        min_value=2,
+        max_value=MAX_RUNS,
+        initial=8,
+        label="Runs at most",
+        help_text="They wait in the queue like others.",
+    )
+
+    def __init__(self, *args: Any, run: Run, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._knobs = {name: _knob_field(name, KNOBS[name].metadata, knobs()[name]) for name in SWEPT}
+        style(self.fields["budget"])
+        for name, knob_field in self._knobs.items():
+            usual = run.config.get(name)
+            field = forms.CharField(required=False, label=knob_field.label, help_text=f"now {usual}")
+            field.widget.attrs["placeholder"] = f"{usual}, …"
+            style(field)
+            self.fields[name] = field
+
+    @property
+    def knob_fields(self) -> list[forms.BoundField]:
+        return [self[name] for name in SWEPT]
+
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean() or {}
+        data["space"] = {}
+        for name in SWEPT:
+            words = [word.strip() for word in (data.get(name) or "").split(",") if word.strip()]
+            try:
+                if words:
+                    data["space"][name] = list(dict.fromkeys(self._knobs[name].clean(word) for word in words))
+            except forms.ValidationError as error:
+                self.add_error(name, error)
+        return data
 
 
 def differing(method: str, preset: str, config: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -8,13 +8,15 @@ from typing import Any
 from django.conf import settings
 from django.utils import timezone
 
-from finetune_site.jobs.handle import Handle
+from finetune_site.jobs.handle import Handle, JobInputError
 from finetune_site.jobs.kinds import job_kind
 from finetune_site.lib.channel import load_json, write_json
-from training_app import chatting, services
+from training_app import chatting
 from training_app.engine.spec import EvaluateSpec, PrepareSpec
 from training_app.models import BaseModel, Evaluation, EvaluationRow, Run
 from training_app.series import Series
+from training_app.services import runs as services
+from training_app.services import sweeps
 
 ENGINE = "training_app.engine"
 
@@ -42,10 +44,14 @@ def train(handle: Handle) -> None:
     handle.progress(0, message="Reading the rows and loading the model")
     try:
         result = run_engine(handle, spec, run.folder, on_event=series.take)
+    except JobInputError:
+        handle.write(lambda: sweeps.advance(run))
+        raise
     finally:
         series.flush_quietly()
     handle.write(lambda: Run.objects.filter(pk=run.pk).update(result=result))
     handle.write(lambda: _evaluate_after(run))
+    handle.write(lambda: sweeps.advance(run))
 
 
 @job_kind("training.evaluate", title="Evaluate", queue="gpu", max_attempts=3)

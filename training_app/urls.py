@@ -1,6 +1,6 @@
 from django.urls import path
 
-from training_app.views import chat, compare, evaluations, overview, runs
+from training_app.views import chat, compare, evaluations, overview, runs, sweeps
 
 urlpatterns = [
     path("projects/<int:pk>/", overview.project, name="project"),
@@ -20,6 +20,10 @@ urlpatterns = [
     path("runs/<int:pk>/resume", runs.run_resume, name="run_resume"),
     path("runs/<int:pk>/again", runs.run_again, name="run_again"),
     path("runs/<int:pk>/checkpoint", runs.run_checkpoint, name="run_checkpoint"),
+    path("runs/<int:pk>/sweep", sweeps.sweep_create, name="sweep_create"),
+    path("sweeps/<int:pk>/", sweeps.sweep, name="sweep"),
+    path("sweeps/<int:pk>/body", sweeps.sweep_body, name="sweep_body"),
+    path("sweeps/<int:pk>/stop", sweeps.sweep_stop, name="sweep_stop"),
     path("runs/<int:pk>/evaluate", evaluations.evaluation_create, name="evaluation_create"),
     path("evaluations/<int:pk>/", evaluations.evaluation, name="evaluation"),
     path("evaluations/<int:pk>/body", evaluations.evaluation_body, name="evaluation_body"),

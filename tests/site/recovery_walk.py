@@ -23,10 +23,10 @@ from datasets_app.services import datasets, examples  # noqa: E402
 from finetune_site.jobs.models import Job, JobState  # noqa: E402
 from finetune_site.lib.postgres import home  # noqa: E402
 from finetune_site.projects.services import create_project  # noqa: E402
-from training_app import services  # noqa: E402
 from training_app.engine.spec import knobs  # noqa: E402
 from training_app.forms import HIDDEN  # noqa: E402
 from training_app.models import BaseModel, Metric, Run  # noqa: E402
+from training_app.services import runs as services  # noqa: E402
 
 STEPS = 500
 WAIT_SECONDS = 400

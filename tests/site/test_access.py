@@ -101,6 +101,10 @@ TABLE: dict[str, Row] = {
     "run_resume": Row(TRAINER, "post", of="run"),
     "run_again": Row(TRAINER, "post", of="run"),
     "run_checkpoint": Row(TRAINER, "post", of="run"),
+    "sweep_create": Row(TRAINER, of="run"),
+    "sweep": Row(VIEWER, of="sweep"),
+    "sweep_body": Row(VIEWER, of="sweep"),
+    "sweep_stop": Row(TRAINER, "post", of="sweep"),
     "evaluation_create": Row(TRAINER, "post", of="run"),
     "evaluation": Row(VIEWER, of="evaluation"),
     "evaluation_body": Row(VIEWER, of="evaluation"),
@@ -130,7 +134,7 @@ def things(project, owner):
     """One of everything an address may name."""
     from datasets_app.models import DatasetVersion, Document, Generation, ImportBatch
     from datasets_app.services import datasets, examples
-    from training_app.models import BaseModel, ChatTurn, Evaluation, Run
+    from training_app.models import BaseModel, ChatTurn, Evaluation, Run, Sweep
 
     job = jobs.enqueue(project=project, owner=owner, kind="datasets.seal", label="a label")
     _, token = invite(actor=owner, project=project, email="new@example.org", role=Role.VIEWER)
@@ -155,11 +159,15 @@ def things(project, owner):
         created_by=owner,
     )
     evaluation = Evaluation.objects.create(run=run, created_by=owner)
+    sweep = Sweep.objects.create(
+        project=project, name="S", pattern=run, manner="grid", space={}, budget=2, created_by=owner
+    )
     asker = project.memberships.get(user__username="viewer").user
     turn = ChatTurn.objects.create(run=run, user=asker, prompt="Q?")
     named = {
         "project": project, "job": job, "document": document, "dataset": dataset, "example": example, "batch": batch,
         "generation": generation, "version": version, "run": run, "evaluation": evaluation, "turn": turn,
+        "sweep": sweep,
     }  # fmt: skip
     return {
         "": {},

@@ -9,10 +9,10 @@ from django.urls import reverse
 from datasets_app.models import DatasetVersion, Document, Example
 from datasets_app.services import datasets, examples
 from tests.factories import run_all, run_job
-from training_app import services
 from training_app.engine.spec import knobs
 from training_app.forms import HIDDEN
 from training_app.models import Evaluation, Run
+from training_app.services import runs as services
 
 pytestmark = pytest.mark.django_db(transaction=True)
 SMALL = {"epochs": 2, "batch_rows": 8, "rank": 4, "alpha": 8, "sample_answers": 1}

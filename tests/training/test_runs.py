@@ -9,8 +9,8 @@ from django.urls import reverse
 from finetune_site.jobs import services as jobs
 from finetune_site.jobs.models import Job, JobEvent
 from tests.factories import run_all, run_job
-from training_app import services
 from training_app.models import ChatTurn, Evaluation, EvaluationRow, Metric, Run, Sample
+from training_app.services import runs as services
 
 
 def plan(client, project, version, base, **knobs):

@@ -1,5 +1,17 @@
 from training_app.models.chat import ChatTurn
 from training_app.models.evaluations import Evaluation, EvaluationRow
 from training_app.models.runs import BaseModel, Metric, RowLoss, Run, Sample
+from training_app.models.sweeps import Sweep, Trial
 
-__all__ = ["BaseModel", "ChatTurn", "Evaluation", "EvaluationRow", "Metric", "RowLoss", "Run", "Sample"]
+__all__ = [
+    "BaseModel",
+    "ChatTurn",
+    "Evaluation",
+    "EvaluationRow",
+    "Metric",
+    "RowLoss",
+    "Run",
+    "Sample",
+    "Sweep",
+    "Trial",
+]

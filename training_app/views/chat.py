@@ -5,9 +5,9 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from finetune_site.projects.access import SignedInRequest
-from training_app import services
 from training_app.access import get_run, get_turn
 from training_app.models import Run
+from training_app.services import runs as services
 
 SHOWN = 40
 LIVE_FIELDS = ("state", "tuned_answer", "base_answer", "tuned_seconds", "base_seconds")

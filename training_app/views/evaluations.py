@@ -8,8 +8,8 @@ from django.views.decorators.http import require_GET, require_POST
 
 from finetune_site.projects.access import SignedInRequest
 from finetune_site.projects.models import Role
-from training_app import services
 from training_app.access import get_evaluation, get_run
+from training_app.services import runs as services
 
 ROWS = 50
 

@@ -18,13 +18,14 @@ from finetune_site.jobs.models import JobState
 from finetune_site.lib.files import tail
 from finetune_site.projects.access import SignedInRequest, get_project, has_role
 from finetune_site.projects.models import Project, Role
-from training_app import configurations, services
+from training_app import configurations
 from training_app.access import get_run
 from training_app.configurations import Configuration, of_run
 from training_app.engine.spec import ROW_KINDS
 from training_app.forms import RunForm, differing
 from training_app.models import BaseModel, Run
 from training_app.series import LOOK_NAMES, NAMES
+from training_app.services import runs as services
 
 LOG_BYTES = 20_000
 RUNS = 50

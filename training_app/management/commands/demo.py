@@ -21,10 +21,10 @@ from datasets_app.services import datasets, documents, examples
 from finetune_site.jobs.models import Job, JobState
 from finetune_site.projects.models import Project
 from finetune_site.projects.services import create_project
-from training_app import services
 from training_app.engine.spec import knobs
 from training_app.forms import HIDDEN
 from training_app.models import BaseModel, Evaluation, Run
+from training_app.services import runs as services
 
 SAMPLE = Path(settings.BASE_DIR) / "datasets_app" / "samples" / "kestrel-40-manual.pdf"
 NEEDED_SHARE, BASE_LIMIT = 1 / 3, 0.05

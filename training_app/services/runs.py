@@ -122,18 +122,23 @@ def start_run(*, actor: User, run: Run) -> Run:
         raise TrainingError("The run was started already.")
     if locked.preview_job and locked.preview_job.state == JobState.FAILED:
         raise TrainingError("The look before the start found something that would stop the run. Mend it in a new run.")
-    locked.job = jobs.enqueue(
-        project=locked.project,
-        owner=actor,
-        kind="training.train",
-        label=locked.name,
-        url=reverse("run", args=[locked.pk]),
-        expected_seconds=locked.preview.get("seconds"),
-        slots=locked.config.get("processes", 1),
-    )
-    locked.save(update_fields=["job"])
+    queue_training(actor, locked, expected_seconds=locked.preview.get("seconds"))
     audit(locked.project, actor, "started the run", locked, after=locked.config)
     return locked
+
+
+def queue_training(actor: User, run: Run, expected_seconds: float | None) -> None:
+    """The run's job; from now on it waits for its turn."""
+    run.job = jobs.enqueue(
+        project=run.project,
+        owner=actor,
+        kind="training.train",
+        label=run.name,
+        url=reverse("run", args=[run.pk]),
+        expected_seconds=expected_seconds,
+        slots=run.config.get("processes", 1),
+    )
+    run.save(update_fields=["job"])
 
 
 def stop_run(*, actor: User, run: Run) -> None:
