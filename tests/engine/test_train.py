@@ -135,11 +135,15 @@ def test_a_folder_of_another_run_is_refused(
     assert finished.code == 2 and "holds a run with other data or parameters" in finished.refusal
 
 
-def test_a_loss_that_is_no_number_stops_the_run(lesson_fields: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("eval_every", "what"), [(100, "The loss"), (1, "The validation loss")])
+def test_a_loss_that_is_no_number_stops_the_run(
+    eval_every: int, what: str, lesson_fields: dict[str, Any], tmp_path: Path
+) -> None:
     """Stopped after a few steps, its optimizer poisoned, the run goes on into a loss that is no number."""
     from safetensors.torch import load_file, save_file
 
-    fields = {"task": "train", **lesson_fields, "checkpoint_every": 1, "run_dir": str(tmp_path / "run")}
+    knobs = {"checkpoint_every": 1, "eval_every": eval_every}
+    fields = {"task": "train", **lesson_fields, **knobs, "run_dir": str(tmp_path / "run")}
     process = start(tmp_path, fields)
     stop_after(process, 2)
     process.terminate()
@@ -149,9 +153,8 @@ def test_a_loss_that_is_no_number_stops_the_run(lesson_fields: dict[str, Any], t
     poisoned = {name: tensor * float("nan") if "exp_avg" in name else tensor for name, tensor in moments.items()}
     save_file(poisoned, newest / "optimizer.safetensors")
     finished = run_engine(tmp_path, fields)
-    assert (
-        finished.code == 2 and "Start a new run with a lower learning rate (0.002 instead of 0.005)" in finished.refusal
-    )
+    assert finished.code == 2 and finished.refusal.startswith(f"{what} is no longer a number"), finished.log
+    assert "Start a new run with a lower learning rate (0.002 instead of 0.005)" in finished.refusal
     assert not (tmp_path / "run" / "result.json").exists()
 
 

@@ -30,7 +30,8 @@ def look(
 ) -> float:
     """Emit `eval`, the loss of every validation row, and a `sample` for each of `samples` questions.
 
-    Returns the mean loss. `model` is the Transformers model, its adapter in its layers. Its mode is put back.
+    Returns the mean loss; of one that is no number nothing is told. `model` is the Transformers model, its adapter in
+    its layers. Its mode is put back.
     """
     rows = lesson.validation[: VALIDATION_ROWS * lesson.unit]
     mine = [row for members in team.share(units(rows, lesson.unit)) for row in members]
@@ -38,6 +39,8 @@ def look(
     model.eval()
     found = together(objective.measure(model, mine, layout, machine, of=rows), team)
     model.train(was_training)
+    if not math.isfinite(found.loss):
+        return found.loss
     link.emit("eval", step=step, loss=found.loss, perplexity=perplexity(found.loss), **found.rewards)
     link.emit("rows", step=step, losses=[[example, round(loss, 5)] for example, loss in found.by_example.items()])
     if team.is_first:

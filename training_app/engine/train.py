@@ -186,6 +186,10 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
         if lesson.validation and (is_last or progress.step % (spec.eval_every or lesson.steps_per_epoch) == 0):
             what = (lesson, objective, machine, progress.step, spec.sample_answers, channel, team)
             loss, layout = within(partial(look, _inner(model), *what), layout)
+            if not math.isfinite(loss):
+                raise InputError(
+                    _diverged(spec, f"The validation loss is no longer a number after step {progress.step}")
+                )
             progress, validation_loss = with_look(progress, loss), loss
             if spec.early_stopping and progress.best_step == progress.step and team.is_first:
                 checkpoints.save_best(run_dir, model)
