@@ -30,6 +30,16 @@ def _list(name: str, default: str) -> list[str]:
     return [part.strip() for part in os.environ.get(name, default).split(",") if part.strip()]
 
 
+def _priorities(name: str) -> dict[str, int]:
+    found = {}
+    for part in _list(name, ""):
+        role, _, number = part.partition("=")
+        if role not in {"operator", "owner", "trainer", "reviewer", "viewer"} or not number.isdecimal():
+            raise ImproperlyConfigured(f"{name} must look like operator=2,owner=1; {part!r} does not.")
+        found[role] = int(number)
+    return found
+
+
 def _secret_key() -> str:
     """The key from the environment, else one made at the first start and kept readable by its owner alone."""
     if key := os.environ.get("FINETUNE_SECRET_KEY"):
@@ -173,6 +183,8 @@ JOB_HEARTBEAT_SECONDS = _number("FINETUNE_JOB_HEARTBEAT_SECONDS", 5)
 JOB_CUTOFF_SECONDS = _number("FINETUNE_JOB_CUTOFF_SECONDS", 300)
 # The devices that trainings and evaluations take turns on, one a slot: 0,1,2,3. Empty: one slot, whatever is there.
 GPU_DEVICES = [name.strip() for name in os.environ.get("FINETUNE_GPU_DEVICES", "").split(",") if name.strip()]
+# Whose jobs come first: operator=2,owner=1. Roles left out count 0; equals take turns, whatever is written here.
+ROLE_PRIORITIES = _priorities("FINETUNE_ROLE_PRIORITIES")
 # How many runners each queue may have on one machine: for `gpu` one a device, for `chat` one a model kept in memory.
 JOB_SLOTS = {
     "default": _number("FINETUNE_SLOTS_DEFAULT", 2),
@@ -200,6 +212,8 @@ Q_CLUSTER = {"name": "default", **_cluster, "ALT_CLUSTERS": {"gpu": {**_cluster,
 ENGINE_THREADS = _number("FINETUNE_ENGINE_THREADS", 0)
 # Folders below which operators may register base models.
 MODEL_FOLDERS = [part for part in os.environ.get("FINETUNE_MODEL_FOLDERS", "").split(":") if part]
+# Checkpoints of runs that ended well are deleted after so many days; 0: people clean up themselves.
+CHECKPOINT_DAYS = _number("FINETUNE_CHECKPOINT_DAYS", 0)
 CHAT_IDLE_SECONDS = _number("FINETUNE_CHAT_IDLE_SECONDS", 300)
 
 LOGGING = {

@@ -4,6 +4,7 @@ from dataclasses import fields
 from typing import Any
 
 from django import forms
+from django.db.models import Func
 
 from datasets_app.models import DatasetVersion
 from finetune_site.jobs.models import JobState
@@ -47,6 +48,47 @@ class ReasonedRadios(forms.RadioSelect):
             option["attrs"]["disabled"] = True
             option["label"] = f"{option['label']} {reason}"
         return option
+
+
+class RunFilterForm(StyledMixin, forms.Form):
+    """Which runs of a project are listed; every field may stay empty."""
+
+    words = forms.CharField(required=False, max_length=100)
+    state = forms.ChoiceField(
+        required=False, choices=[("", "any"), ("draft", "draft"), *((state.value, state.label) for state in JobState)]
+    )
+    base = forms.ModelChoiceField(BaseModel.objects.all(), required=False, empty_label="any", label="Base model")
+    method = forms.ChoiceField(required=False, choices=[("", "any"), *((name, name) for name in METHODS)])
+    tag = forms.ChoiceField(required=False)
+
+    def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        tags = Run.objects.filter(project=project).annotate(one=Func("tags", function="unnest")).order_by("one")
+        names = tags.values_list("one", flat=True).distinct()
+        chooser = self.fields["tag"]
+        assert isinstance(chooser, forms.ChoiceField)
+        chooser.choices = [("", "any"), *((name, name) for name in names)]
+
+
+class DescribeForm(StyledMixin, forms.Form):
+    """What people write down about a run."""
+
+    notes = forms.CharField(required=False, max_length=20_000, widget=forms.Textarea(attrs={"rows": 3}))
+    tags = forms.CharField(required=False, max_length=500, help_text="Separated by commas.")
+
+    def clean_tags(self) -> list[str]:
+        return [tag.strip() for tag in self.cleaned_data["tags"].split(",") if tag.strip()]
+
+
+class CleanUpForm(StyledMixin, forms.Form):
+    """Which checkpoints go."""
+
+    days = forms.IntegerField(min_value=0, max_value=3650, initial=7, label="Ended at least so many days ago")
+    with_stopped = forms.BooleanField(
+        required=False,
+        label="Also of stopped and failed runs",
+        help_text="They can then not be resumed: started again, they begin at their first step.",
+    )
 
 
 class RunForm(StyledMixin, forms.Form):

@@ -15,8 +15,8 @@ from training_app import chatting
 from training_app.engine.spec import EvaluateSpec, PrepareSpec
 from training_app.models import BaseModel, Evaluation, EvaluationRow, Run
 from training_app.series import Series
+from training_app.services import housekeeping, sweeps
 from training_app.services import runs as services
-from training_app.services import sweeps
 
 ENGINE = "training_app.engine"
 
@@ -49,9 +49,11 @@ def train(handle: Handle) -> None:
         raise
     finally:
         series.flush_quietly()
+        housekeeping.measure_disk(run)
     handle.write(lambda: Run.objects.filter(pk=run.pk).update(result=result))
     handle.write(lambda: _evaluate_after(run))
     handle.write(lambda: sweeps.advance(run))
+    housekeeping.clean_up_by_itself()
 
 
 @job_kind("training.evaluate", title="Evaluate", queue="gpu", max_attempts=3)

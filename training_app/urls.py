@@ -1,12 +1,13 @@
 from django.urls import path
 
-from training_app.views import chat, compare, evaluations, overview, runs, sweeps
+from training_app.views import chat, compare, evaluations, housekeeping, overview, runs, sweeps
 
 urlpatterns = [
     path("projects/<int:pk>/", overview.project, name="project"),
     path("models/", overview.base_models, name="base_models"),
     path("projects/<int:project>/runs/", runs.run_list, name="run_list"),
     path("projects/<int:project>/runs/new", runs.run_create, name="run_create"),
+    path("projects/<int:project>/runs/clean-up", housekeeping.run_clean_up, name="run_clean_up"),
     path("projects/<int:project>/runs/compare", compare.run_compare, name="run_compare"),
     path("runs/<int:pk>/", runs.run, name="run"),
     path("runs/<int:pk>/body", runs.run_body, name="run_body"),
@@ -15,6 +16,8 @@ urlpatterns = [
     path("runs/<int:pk>/config.yaml", runs.run_config, name="run_config"),
     path("runs/<int:pk>/samples", runs.run_samples, name="run_samples"),
     path("runs/<int:pk>/spec.json", runs.run_spec, name="run_spec"),
+    path("runs/<int:pk>/card.md", runs.run_card, name="run_card"),
+    path("runs/<int:pk>/describe", runs.run_describe, name="run_describe"),
     path("runs/<int:pk>/start", runs.run_start, name="run_start"),
     path("runs/<int:pk>/stop", runs.run_stop, name="run_stop"),
     path("runs/<int:pk>/resume", runs.run_resume, name="run_resume"),

@@ -16,7 +16,7 @@ class JobAdmin(admin.ModelAdmin):
     list_filter = ["state", "queue", "kind", "host"]
     search_fields = ["label", "project__name", "owner__username", "error_text"]
     list_select_related = ["project", "owner"]
-    actions = ["cancel", "requeue"]
+    actions = ["cancel", "requeue", "run_next"]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -34,6 +34,10 @@ class JobAdmin(admin.ModelAdmin):
     @admin.action(description="Start again")
     def requeue(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
         self._each(request, queryset, services.requeue)
+
+    @admin.action(description="Run next")
+    def run_next(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
+        self._each(request, queryset, services.run_next)
 
     def _each(self, request: HttpRequest, queryset: QuerySet[Job], act: Callable[..., None]) -> None:
         for job in queryset:

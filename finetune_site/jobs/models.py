@@ -2,6 +2,7 @@
 
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, User
+from django.contrib.postgres.fields import ArrayField
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
 from django.urls import reverse
@@ -69,6 +70,7 @@ class Job(models.Model):
     host = models.CharField(max_length=200, blank=True, editable=False)
     pid = models.IntegerField(null=True, editable=False)
     pid_started = models.BigIntegerField(null=True, editable=False)
+    held_slots = ArrayField(models.PositiveSmallIntegerField(), default=list, editable=False)
     engine_pid = models.IntegerField(null=True, editable=False)
     engine_started = models.BigIntegerField(null=True, editable=False)
 
@@ -122,6 +124,20 @@ class Job(models.Model):
             return None
         elapsed = (timezone.now() - self.counted_at).total_seconds()
         return elapsed * (self.total - self.done) / counted
+
+
+class Machine(models.Model):
+    """A machine that works for the site, as it last told of itself (see `machines.report`)."""
+
+    host = models.CharField(max_length=200, unique=True)
+    facts = models.JSONField(default=dict)
+    seen_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["host"]
+
+    def __str__(self) -> str:
+        return self.host
 
 
 class JobEvent(models.Model):

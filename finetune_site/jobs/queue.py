@@ -28,12 +28,14 @@ class Heartbeat:
 
 
 @transaction.atomic
-def claim(queue: str, *, pid: int, pid_started: int, slots: int = 1) -> Job | None:
+def claim(queue: str, *, pid: int, pid_started: int, slots: int = 1, held: list[int] | None = None) -> Job | None:
     """Take the next job of a queue that needs so many slots, None when no such job waits. Owners take turns: the one
-    served least and longest ago comes first; within one owner, the oldest job."""
+    served least and longest ago comes first; within one owner, the oldest job. `held`: the slots it will run on."""
     token = uuid.uuid4()
     with connection.cursor() as cursor:
-        cursor.execute(_CLAIM, [token, HOST, pid, pid_started, settings.JOB_LEASE_SECONDS, queue, slots, slots])
+        cursor.execute(
+            _CLAIM, [token, HOST, pid, pid_started, held or [], settings.JOB_LEASE_SECONDS, queue, slots, slots]
+        )
         row = cursor.fetchone()
     if row is None:
         return None
@@ -66,7 +68,8 @@ _NEXT = """
 """
 
 _CLAIM = f"""
-update jobs_job set state = 'running', token = %s, attempt = attempt + 1, host = %s, pid = %s, pid_started = %s,
+update jobs_job set state = 'running', token = %s, attempt = attempt + 1, host = %s, pid = %s,
+    pid_started = %s, held_slots = %s::smallint[],
     engine_pid = null, engine_started = null, not_before = null, counted_at = null, error_code = '', error_text = '',
     lease_until = now() + %s * interval '1 second', started_at = now(), finished_at = null
 where state = 'queued' and id = (select waiting.id {_NEXT} for update of waiting skip locked)

@@ -62,8 +62,8 @@ class Runner:
     def do(self, job: Job) -> None:
         """One attempt at a job, from claim to its last write."""
         logger.info("job %s %s attempt %s starts", job.pk, job.kind, job.attempt)
-        held = [self.slot, *(slots.number(stream) for stream in self._further)]
-        with Handle(job, must_leave=self._leaving.is_set, devices=devices_of(self.queue_name, held)) as handle:
+        devices = devices_of(self.queue_name, self._held())
+        with Handle(job, must_leave=self._leaving.is_set, devices=devices) as handle:
             end = _attempt(handle)
         self._write_end(end, job)
         self._let_go()
@@ -77,7 +77,9 @@ class Runner:
                 if wanted and wanted > 1 and not self._gather(wanted):
                     return None  # another runner gathers: ours is one of the slots that it waits for
                 started = start_time(os.getpid()) or 0
-                job = queue.claim(self.queue_name, pid=os.getpid(), pid_started=started, slots=wanted or 1)
+                job = queue.claim(
+                    self.queue_name, pid=os.getpid(), pid_started=started, slots=wanted or 1, held=self._held()
+                )
                 if job or not self._retry_is_near():
                     return job
                 self._let_go()
@@ -85,6 +87,9 @@ class Runner:
                 connection.close()
             self._leaving.wait(1)
         return None
+
+    def _held(self) -> list[int]:
+        return [self.slot, *(slots.number(stream) for stream in self._further)]
 
     def _wanted(self) -> int | None:
         return queue.slots_of_next(self.queue_name, settings.JOB_SLOTS[self.queue_name])

@@ -1,13 +1,16 @@
 """What people do to jobs: start, stop, start again."""
 
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
+from django.db.models import Max
 from django.db.models.functions import Now
 from django_q.tasks import async_task
 
 from finetune_site.jobs.events import record, tell_waiting
 from finetune_site.jobs.kinds import get_kind
 from finetune_site.jobs.models import FINISHED, Job, JobState
+from finetune_site.projects.access import role_of
 from finetune_site.projects.models import Project
 from finetune_site.projects.services import audit
 
@@ -24,11 +27,14 @@ def enqueue(
     kind: str,
     label: str,
     url: str = "",
-    priority: int = 0,
+    priority: int | None = None,
     expected_seconds: float | None = None,
     slots: int = 1,
 ) -> Job:
-    """Create a job and, in the same transaction, the task that finds a runner for it."""
+    """Create a job and, in the same transaction, the task that finds a runner for it.
+
+    Without a `priority` the operator's table by role decides; whoever has the higher one comes first.
+    """
     job_kind = get_kind(kind)
     job = Job.objects.create(
         project=project,
@@ -37,7 +43,7 @@ def enqueue(
         queue=job_kind.queue,
         label=label[:200],
         url=url,
-        priority=priority,
+        priority=priority_of(owner, project) if priority is None else priority,
         expected_seconds=expected_seconds,
         slots=slots,
         max_attempts=job_kind.max_attempts,
@@ -45,6 +51,27 @@ def enqueue(
     record(job, "state", {"state": job.state})
     wake(job.queue)
     return job
+
+
+def priority_of(user: User, project: Project) -> int:
+    """What the operator gives a person's role in a project; 0 for roles that the table leaves out."""
+    role = "operator" if user.is_superuser else role_of(user, project)
+    return settings.ROLE_PRIORITIES.get(role or "", 0)
+
+
+@transaction.atomic
+def run_next(*, actor: User, job: Job) -> None:
+    """Let a waiting job overtake all that wait with it. For operators."""
+    waiting = Job.objects.filter(queue=job.queue, state=JobState.QUEUED).exclude(pk=job.pk)
+    top = waiting.aggregate(top=Max("priority"))["top"]
+    moved = Job.objects.filter(pk=job.pk, state=JobState.QUEUED).update(
+        priority=job.priority if top is None else max(job.priority, top + 1)
+    )
+    if not moved:
+        raise JobError("The job does not wait any more.")
+    record(job, "log", {"line": f"{actor} lets it run next"})
+    tell_waiting(job.queue)
+    audit(job.project, actor, "let run next", job)
 
 
 @transaction.atomic

@@ -16,6 +16,7 @@ from finetune_site.jobs import services
 from finetune_site.jobs.access import get_job, may_control
 from finetune_site.jobs.forecast import forecasts
 from finetune_site.jobs.live import hub
+from finetune_site.jobs.machines import reports
 from finetune_site.jobs.models import FINISHED, Job, JobState
 from finetune_site.projects.access import SignedInRequest, get_project
 
@@ -36,6 +37,17 @@ def job_list(request: SignedInRequest) -> HttpResponse:
 @require_GET
 def job_list_table(request: SignedInRequest) -> HttpResponse:
     return render(request, "jobs/job_list.html#table", _list_context(request))
+
+
+@require_GET
+def device_list(request: SignedInRequest) -> HttpResponse:
+    """Every machine that works for the site: its devices, how busy they are, and what runs on them."""
+    return render(request, "jobs/device_list.html", {"section": "devices", "reports": reports(request.user)})
+
+
+@require_GET
+def device_list_table(request: SignedInRequest) -> HttpResponse:
+    return render(request, "jobs/device_list.html#table", {"reports": reports(request.user)})
 
 
 @require_GET
@@ -66,6 +78,14 @@ def job_requeue(request: SignedInRequest, pk: int) -> HttpResponse:
     return _act(request, pk, services.requeue)
 
 
+@require_POST
+def job_run_next(request: SignedInRequest, pk: int) -> HttpResponse:
+    job = get_job(request.user, pk)
+    if not request.user.is_superuser:
+        raise PermissionDenied("Only operators let a job overtake others.")
+    return _answer(request, job, services.run_next)
+
+
 async def live(request: SignedInRequest, pk: int) -> StreamingHttpResponse:
     """Server-sent events of a project; `?jobs=1,2` narrows it, `Last-Event-ID` or `?last=` goes on from there."""
     await sync_to_async(_check_and_let_go)(request, pk)
@@ -91,6 +111,10 @@ def _act(request: SignedInRequest, pk: int, act: Act) -> HttpResponse:
     job = get_job(request.user, pk)
     if not may_control(request.user, job):
         raise PermissionDenied("Only the person who started a job, an owner of its project or an operator may do this.")
+    return _answer(request, job, act)
+
+
+def _answer(request: SignedInRequest, job: Job, act: Act) -> HttpResponse:
     try:
         act(actor=request.user, job=job)
     except services.JobError as error:

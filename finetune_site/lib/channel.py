@@ -69,12 +69,19 @@ class Channel:
         line = json.dumps({"event": event, "at": round(time.time(), 3), **fields}, ensure_ascii=False, allow_nan=False)
         try:
             with self._lock:
-                if self._journal:
-                    self._journal.write(line + "\n")
+                self._note(line)
                 self._stream.write(line + "\n")
                 self._stream.flush()
         except BrokenPipeError:
             self._stop.set()
+
+    def _note(self, line: str) -> None:
+        if self._journal:
+            try:
+                self._journal.write(line + "\n")
+            except OSError:  # the disk is full: without a journal at least why it ends can still be told
+                self._journal = None
+                raise
 
     def keep_journal(self, path: Path) -> None:
         """From now on append every event to a file too, before it is sent: what a supervisor that is killed had not

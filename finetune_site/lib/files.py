@@ -1,5 +1,6 @@
 """Files on disk: written aside, synced, renamed; named by the hash of their content; read from their end."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable
@@ -25,6 +26,16 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content in hex, read in blocks."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def folder_bytes(folder: Path) -> int:
+    """What the files below a folder take; 0 when there is no such folder."""
+    sizes = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # deleted while we look
+                sizes += (Path(place) / name).lstat().st_size
+    return sizes
 
 
 def tail(path: Path, max_bytes: int = 64_000) -> str:

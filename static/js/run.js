@@ -1,6 +1,6 @@
 // The run page: the whole series from the server, then live points; a table beside the chart for those who do not see it.
 (() => {
-  const NAMES = ["loss", "validation_loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes", "reward_margin", "reward_accuracy"];
+  const NAMES = ["loss", "validation_loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes", "device_use", "reward_margin", "reward_accuracy"];
   const DIGITS = { loss: 4, validation_loss: 4, tokens_per_second: 0, reward_margin: 4 };
   // Which looks at the validation rows are drawn over which curve of the steps.
   const OVER = { loss: "validation_loss", reward_margin: "validation_margin", reward_accuracy: "validation_accuracy" };
@@ -8,6 +8,7 @@
 
   function show(name, value) {
     if (name === "memory_bytes") return `${(value / 2 ** 30).toFixed(1)} GB`;
+    if (name === "device_use") return `${Math.round(100 * value)} %`;
     return name === "learning_rate" ? value.toExponential(1) : value.toFixed(DIGITS[name] ?? 2);
   }
 

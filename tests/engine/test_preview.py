@@ -43,6 +43,8 @@ def test_it_estimates(preview: dict[str, Any]) -> None:
     shapes = [(64, 64), (64, 32), (64, 32), (64, 64), (64, 128), (64, 128), (128, 64)]
     assert preview["trainable_parameters"] == 2 * sum(4 * (wide + high) + high for wide, high in shapes)
     assert 100e6 < preview["memory_bytes"] < preview["memory_available_bytes"]
+    assert 0 <= preview["padding_avoided"] < 0.5
+    assert preview["kilowatt_hours"] >= 0 and "W" in preview["energy_how"]
     assert preview["seconds"] > 0 and "GFLOP/s" in preview["seconds_how"]
 
 

@@ -49,10 +49,13 @@ TABLE: dict[str, Row] = {
     "live": Row(VIEWER, of="project"),
     "job_list": Row(SIGNED_IN),
     "job_list_table": Row(SIGNED_IN),
+    "device_list": Row(SIGNED_IN),
+    "device_list_table": Row(SIGNED_IN),
     "job": Row(VIEWER, of="job"),
     "job_body": Row(VIEWER, of="job"),
     "job_progress": Row(VIEWER, of="job"),
     "job_cancel": Row(OWNER, "post", of="job"),
+    "job_run_next": Row(OPERATOR, "post", of="job"),
     "job_requeue": Row(OWNER, "post", of="job"),
     "document_list": Row(VIEWER, of="in project"),
     "document_upload": Row(TRAINER, "post", of="in project"),
@@ -88,6 +91,7 @@ TABLE: dict[str, Row] = {
     "base_models": Row(SIGNED_IN),
     "run_list": Row(VIEWER, of="in project"),
     "run_compare": Row(VIEWER, of="in project"),
+    "run_clean_up": Row(TRAINER, of="in project"),
     "run_create": Row(TRAINER, of="in project"),
     "run": Row(VIEWER, of="run"),
     "run_body": Row(VIEWER, of="run"),
@@ -96,6 +100,8 @@ TABLE: dict[str, Row] = {
     "run_samples": Row(VIEWER, of="run"),
     "run_log": Row(VIEWER, of="run"),
     "run_spec": Row(VIEWER, of="run"),
+    "run_card": Row(VIEWER, of="run"),
+    "run_describe": Row(TRAINER, "post", of="run"),
     "run_start": Row(TRAINER, "post", of="run"),
     "run_stop": Row(TRAINER, "post", of="run"),
     "run_resume": Row(TRAINER, "post", of="run"),
@@ -189,10 +195,10 @@ def expected(row: Row, person: str) -> str:
         return "pass" if person == "viewer" else "hidden"
     if row.least == SIGNED_IN or person == "operator":
         return "pass"
+    if person == "stranger" and row.of:
+        return "hidden"
     if row.least == OPERATOR:
         return "refused"
-    if person == "stranger":
-        return "hidden"
     return "pass" if Role(person).rank >= Role(row.least).rank else "refused"
 
 

@@ -1,5 +1,7 @@
 """`python -m training_app.engine spec.json`: run the task that the spec file names.
 
+The record of a run, as its page offers it, is a spec file too: it holds the spec under that name.
+
 Each task lives in the module of its name and is imported only when it is asked for, because PyTorch takes seconds.
 """
 
@@ -21,14 +23,21 @@ def main(argv: list[str]) -> int:
         return 2
     fields: dict[str, Any] = {}
     with contextlib.suppress(InputError):  # said again below, on the channel
-        fields = load_json(argv[0])
+        fields = load_spec(argv[0])
     is_helper = os.environ.get("RANK", "0") != "0"  # one of several processes of a training, and not the first
     result_path = None if is_helper else _result_path(fields)
     return run(lambda channel: _dispatch(channel, Path(argv[0])), result_path=result_path, is_muted=is_helper)
 
 
-def _dispatch(channel: Channel, path: Path) -> dict[str, Any]:
+def load_spec(path: str | Path) -> dict[str, Any]:
+    """The fields of a spec file, or of the spec inside a run's record."""
     fields = load_json(path)
+    inner = fields.get("spec")
+    return dict(inner) if isinstance(inner, dict) else fields
+
+
+def _dispatch(channel: Channel, path: Path) -> dict[str, Any]:
+    fields = load_spec(path)
     task = fields.pop("task", None)
     if task not in TASKS:
         raise InputError(f"task must be one of {', '.join(TASKS)}, not {task!r}.")

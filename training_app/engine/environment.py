@@ -1,5 +1,6 @@
 """What a run was made with: package versions, hardware, seed, data hash, base model."""
 
+import hashlib
 import platform
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -15,7 +16,7 @@ from training_app.engine.spec import TrainSpec
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "pyarrow", "bitsandbytes")
 
 
-def describe_environment(spec: TrainSpec, machine: Machine) -> dict[str, Any]:
+def describe_environment(spec: TrainSpec, machine: Machine, tokenizer: Any) -> dict[str, Any]:
     """Everything outside the spec that a repetition of the run would need to know."""
     return {
         "python": platform.python_version(),
@@ -29,5 +30,6 @@ def describe_environment(spec: TrainSpec, machine: Machine) -> dict[str, Any]:
         "seed": spec.seed,
         "data_sha256": spec.data_sha256,
         "base_name": spec.base_name,
+        "chat_template_sha256": hashlib.sha256(str(tokenizer.chat_template or "").encode()).hexdigest(),
         "base_sha256": identity(Path(spec.base_dir)),
     }

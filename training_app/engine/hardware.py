@@ -1,17 +1,20 @@
 """The machine a task runs on: threads, device, precision, memory, and how fast it multiplies matrices."""
 
+import functools
 import os
 import platform
 import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
 from finetune_site.lib.channel import InputError
 
+CORE_WATTS = 10.0
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86, x86, ARM
 
 
@@ -84,6 +87,56 @@ def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def power_watts(machine: Machine) -> tuple[float, str]:
+    """What the machine draws while it computes, and how that is known."""
+    if machine.device.type == "cuda" and (gpu := _gpu(machine.device)):
+        import pynvml
+
+        return pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000, "the device's power limit"
+    return machine.threads * CORE_WATTS, f"{CORE_WATTS:.0f} W a core, as servers draw; this processor tells none"
+
+
+def energy_joules(device: torch.device) -> float | None:
+    """The device's energy meter; only the difference of two readings means something. None where there is none."""
+    if device.type != "cuda" or (gpu := _gpu(device)) is None:
+        return None
+    import pynvml
+
+    try:
+        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu)) / 1000
+    except pynvml.NVMLError:
+        return None  # before Volta
+
+
+def used_share(machine: Machine) -> float | None:
+    """How busy the device was since the last call (CUDA: just now), 0 to 1; None where nobody tells."""
+    if machine.device.type == "cuda":
+        if (gpu := _gpu(machine.device)) is None:
+            return None
+        import pynvml
+
+        return float(pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu) / 100
+    return min(1.0, _process().cpu_percent() / 100 / machine.threads)
+
+
+@functools.cache
+def _process() -> psutil.Process:
+    return psutil.Process()
+
+
+@functools.cache
+def _gpu(device: torch.device) -> Any:
+    """NVML's handle of a CUDA device, found by its identity: the two libraries may number devices differently."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        place = torch.cuda.get_device_properties(device)
+        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{place.uuid}".encode())
+    except pynvml.NVMLError:
+        return None
 
 
 def processor_name() -> str:

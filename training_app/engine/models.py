@@ -46,11 +46,16 @@ def trainable(spec: TrainSpec, machine: Machine) -> Any:
         model = load_base(spec.base_dir, machine.device)
     model.config.use_cache = False
     if spec.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-        model.enable_input_require_grads()
+        use_checkpointing(model)
     if spec.method != "full":
         model = adapters.attach(model, spec, machine.dtype)
     return model.train()
+
+
+def use_checkpointing(model: Any) -> None:
+    """From now on compute activations anew in the backward pass instead of keeping them."""
+    model.activation_checkpointing_enable()
+    model.enable_input_require_grads()
 
 
 def load_quantised(base_dir: str | Path, machine: Machine, bits: str) -> Any:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune_site.lib.channel import Channel, InputError
+from training_app.engine.batches import tokens_of
 from training_app.engine.estimate import estimate
-from training_app.engine.hardware import choose_machine
-from training_app.engine.lesson import load_lesson
+from training_app.engine.hardware import choose_machine, power_watts
+from training_app.engine.lesson import Lesson, load_lesson
 from training_app.engine.spec import PreviewSpec
 from training_app.engine.template import Tokens
 
@@ -35,6 +36,7 @@ def preview(spec: PreviewSpec, channel: Channel) -> dict[str, Any]:
     expected = estimate(spec, lesson, machine)
     rows = (*lesson.train, *lesson.validation)
     first = lesson.step(spec, 0)
+    watts, watts_how = power_watts(machine)
     titles = TITLES.get(spec.objective, ("",))
     return {
         "rows": lesson.rows_by_split,
@@ -50,6 +52,9 @@ def preview(spec: PreviewSpec, channel: Channel) -> dict[str, Any]:
         "trainable_parameters": expected.trainable_parameters,
         "memory_bytes": expected.memory_bytes,
         "memory_available_bytes": expected.memory_available_bytes,
+        "padding_avoided": round(plain_padding(spec, lesson), 4),
+        "kilowatt_hours": round(expected.seconds * watts / 3.6e6, 4),
+        "energy_how": f"{watts:.0f} W: {watts_how}.",
         "seconds": expected.seconds,
         "seconds_how": expected.how,
         "first_batch": [pieces(lesson.tokenizer, row) for row in first[:SHOWN_ROWS]],
@@ -61,6 +66,13 @@ def preview(spec: PreviewSpec, channel: Channel) -> dict[str, Any]:
         ),
         "warnings": [*lesson.warnings, *expected.warnings],
     }
+
+
+def plain_padding(spec: PreviewSpec, lesson: Lesson) -> float:
+    """The share of padding in an epoch of plain batches, each filled up to its longest row; here no padding is made."""
+    steps = [lesson.step(spec, number) for number in range(lesson.steps_per_epoch)]
+    filled = sum(max(len(row.ids) for row in rows) * len(rows) for rows in steps)
+    return 1 - sum(map(tokens_of, steps)) / filled if filled else 0.0
 
 
 def pieces(tokenizer: Any, row: Tokens) -> list[tuple[str, bool]]:

@@ -5,10 +5,12 @@ prompt computed once, a state that is a function of seed and step, and a stop af
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -17,17 +19,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 
 from finetune_site.lib.channel import Cancelled, Channel, InputError, load_json, write_json
 from training_app.engine import checkpoints
 from training_app.engine.batches import tokens_of, units
 from training_app.engine.checkpoints import Progress
 from training_app.engine.environment import describe_environment
-from training_app.engine.hardware import Machine, choose_machine, memory_bytes, peak_bytes
+from training_app.engine.hardware import Machine, choose_machine, energy_joules, memory_bytes, peak_bytes, used_share
 from training_app.engine.lesson import Lesson, load_lesson
 from training_app.engine.looks import look, perplexity, together
 from training_app.engine.loss import layout_difference
-from training_app.engine.models import parameter_counts, parameter_groups, save_trained, trainable
+from training_app.engine.models import parameter_counts, parameter_groups, save_trained, trainable, use_checkpointing
 from training_app.engine.objectives import Layout, Measured, Objective, objective_of, with_reference
 from training_app.engine.rehearsal import rehearsed_rows, step_rehearsal
 from training_app.engine.rows import file_sha256
@@ -55,6 +58,7 @@ FREE_FIELDS = {
     "start_dir",
     "processes",
 }
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DRY_STEPS = 20  # a run shorter than this finds out by itself
 
 
@@ -64,7 +68,7 @@ def train(spec: TrainSpec, channel: Channel) -> dict[str, Any]:
         raise InputError("The spec lacks run_dir.")
     run_dir = Path(spec.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    with contextlib.nullcontext() if is_further_member() else only_engine(run_dir, channel):
+    with _room_on_disk(), contextlib.nullcontext() if is_further_member() else only_engine(run_dir, channel):
         if (run_dir / "result.json").exists():
             return load_json(run_dir / "result.json")
         if not is_further_member():
@@ -96,7 +100,7 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
     if checkpoint:
         checkpoints.load(checkpoint, model, optimizer)
     if team.is_first:
-        write_json(run_dir / "environment.json", describe_environment(spec, machine))
+        write_json(run_dir / "environment.json", describe_environment(spec, machine, lesson.tokenizer))
         channel.keep_journal(run_dir / "events.jsonl")
     longest = max(map(tokens_of, units([*lesson.train, *lesson.validation], lesson.unit)))
     within = partial(_within_memory, longest=longest, machine=machine, model=model, channel=channel)
@@ -130,6 +134,8 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
         channel.emit("warning", message=sentence)
 
     progress = replace(progress, dtype=str(machine.dtype).removeprefix("torch."))
+    used_share(machine)  # the first call starts the count
+    energy_before = energy_joules(machine.device)
     saved_at, started_at, steps_here = time.monotonic(), time.monotonic(), 0
     epoch_losses: list[float] = []
     validation_loss: float | None = None
@@ -175,6 +181,7 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
             tokens_per_second=round(tokens / seconds, 1),
             tokens=progress.tokens,
             memory_bytes=memory,
+            device_use=used_share(machine),
             seconds_left=round(pace * (lesson.total_steps - progress.step)),
             **measured.rewards,
         )
@@ -190,6 +197,7 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
                 raise InputError(
                     _diverged(spec, f"The validation loss is no longer a number after step {progress.step}")
                 )
+            used_share(machine)
             progress, validation_loss = with_look(progress, loss), loss
             if spec.early_stopping and progress.best_step == progress.step and team.is_first:
                 checkpoints.save_best(run_dir, model)
@@ -220,6 +228,9 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
         "validation_perplexity": None if validation_loss is None else perplexity(validation_loss),
         "best_step": progress.best_step or None,
         "peak_memory_bytes": progress.peak_memory_bytes,
+        "energy_joules": _energy_since(energy_before, machine),
+        "tokens_at_once": layout.token_limit,
+        "gradient_checkpointing": bool(_inner(model).is_activation_checkpointing),
         "trainable_parameters": trainable_count,
         "total_parameters": total_count,
         "method": spec.method,
@@ -228,6 +239,12 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
         "adapter": folder.name,
         "adapter_sha256": file_sha256(next(iter(sorted(folder.glob("*.safetensors"))))),
     }
+
+
+def _energy_since(before: float | None, machine: Machine) -> float | None:
+    """What this attempt has drawn; None where the device has no meter."""
+    now = energy_joules(machine.device)
+    return None if before is None or now is None else round(now - before, 1)
 
 
 def _base_loss(objective: Objective, model: Any, lesson: Lesson, machine: Machine, layout: Layout) -> float:
@@ -258,31 +275,42 @@ def _learn(
 def _within_memory(
     work: Callable[[Layout], T], layout: Layout, longest: int, machine: Machine, model: Any, channel: Channel
 ) -> tuple[T, Layout]:
-    """Do `work`; where the device's memory does not hold it, again in smaller parts.
+    """Do `work`; where the device's memory does not hold it, again in smaller parts, then with checkpointing.
 
-    The parts change memory and speed, never the result. Returns the layout that worked: what follows starts from it.
+    Both change memory and speed, never the result. Returns the layout that worked: what follows starts from it.
     `longest` is the size in tokens of what cannot be parted.
     """
     while True:
         try:
             return work(layout), layout
-        except torch.OutOfMemoryError as error:
-            if layout.token_limit <= longest:
-                raise InputError(_too_little_memory(longest)) from error
-            layout = replace(layout, token_limit=max(longest, layout.token_limit // 2))
+        except RuntimeError as error:
+            if not is_lack_of_memory(error):
+                raise
+            if layout.token_limit > longest:
+                layout = replace(layout, token_limit=max(longest, layout.token_limit // 2))
+                cure = f"{layout.token_limit} tokens at once"
+            elif not _inner(model).is_activation_checkpointing:
+                use_checkpointing(_inner(model))
+                cure = "gradient checkpointing"
+            else:
+                raise InputError(_too_little_memory(longest, model)) from error
         model.zero_grad(set_to_none=True)
         if machine.device.type == "cuda":
             torch.cuda.empty_cache()
-        channel.emit(
-            "warning",
-            message=f"The device's memory is too small: going on with {layout.token_limit} tokens at once, slower.",
-        )
+        channel.emit("warning", message=f"The device's memory is too small: going on with {cure}, slower.")
 
 
-def _too_little_memory(tokens: int) -> str:
+def is_lack_of_memory(error: RuntimeError) -> bool:
+    """CUDA has an error of its own for it; the processor's allocator only has words."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _too_little_memory(tokens: int, model: Any) -> str:
+    is_quantised = getattr(_inner(model), "is_quantized", False)
+    cure = "" if is_quantised else "quantization 4bit (the base in a quarter of its memory), "
     return (
-        f"The device's memory does not hold one row of {tokens} tokens. Start a new run with gradient_checkpointing, "
-        "a lower max_length or a lower rank."
+        f"The device's memory does not hold one row of {tokens} tokens, not even with gradient checkpointing. "
+        f"Start a new run with {cure}a lower max_length or a lower rank."
     )
 
 
@@ -354,6 +382,20 @@ def _went_back(progress: Progress, total: int) -> str:
     early = f"Stopped at step {progress.step} of {total}: " if progress.step < total else ""
     best = f"the validation loss was lowest at step {progress.best_step} ({progress.best_loss:.4f})"
     return f"{early}{best}; the weights of that step are kept."
+
+
+@contextlib.contextmanager
+def _room_on_disk() -> Iterator[None]:
+    """Say so when the disk is full; what was written whole before stays, and the run goes on from it."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        told = re.search(r"os error (\d+)", str(error))  # safetensors' way
+        if getattr(error, "errno", None) not in DISK_FULL and (not told or int(told[1]) not in DISK_FULL):
+            raise
+        raise InputError(
+            "The disk that holds the runs is full. Nothing is lost: free some space (Runs, clean up), then resume."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -5,8 +5,10 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, User
+from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
 from django.db import models
+from django.db.models import Q
 from django.urls import reverse
 from django.utils import timezone
 
@@ -60,6 +62,21 @@ class RunQuerySet(models.QuerySet["Run"]):
     def visible_to(self, user: User | AnonymousUser) -> "RunQuerySet":
         return self.filter(project__in=Project.objects.visible_to(user))
 
+    def matching(
+        self, *, words: str = "", state: str = "", base: Any = None, method: str = "", tag: str = ""
+    ) -> "RunQuerySet":
+        """Those that a filter lets through; an empty part asks for nothing. A draft is a run without a job."""
+        found = self
+        for word in words.split():
+            found = found.filter(Q(name__icontains=word) | Q(notes__icontains=word) | Q(tags__icontains=word))
+        if state:
+            found = found.filter(job=None) if state == "draft" else found.filter(job__state=state)
+        if base:
+            found = found.filter(base=base)
+        if method:
+            found = found.filter(method=method)
+        return found.filter(tags__contains=[tag]) if tag else found
+
 
 class Run(models.Model):
     """One fine-tuning: which version, which base, which method and knobs, and what came of it."""
@@ -81,6 +98,9 @@ class Run(models.Model):
     chat_job = models.OneToOneField(Job, models.SET_NULL, null=True, related_name="chat_run")
     started = models.JSONField(default=dict, help_text="What the engine said when it started")
     result = models.JSONField(default=dict)
+    tags = ArrayField(models.CharField(max_length=40), default=list, blank=True)
+    notes = models.TextField(blank=True)
+    disk_bytes = models.BigIntegerField(default=0, help_text="Size of its folder when it was last measured")
 
     objects = RunQuerySet.as_manager()
 

@@ -8,6 +8,7 @@ from typing import Any
 from django.contrib import messages
 from django.core.files.uploadedfile import UploadedFile
 from django.core.paginator import Paginator
+from django.db.models import Sum
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
@@ -22,9 +23,10 @@ from training_app import configurations
 from training_app.access import get_run
 from training_app.configurations import Configuration, of_run
 from training_app.engine.spec import ROW_KINDS
-from training_app.forms import RunForm, differing
+from training_app.forms import DescribeForm, RunFilterForm, RunForm, differing
 from training_app.models import BaseModel, Run
 from training_app.series import LOOK_NAMES, NAMES
+from training_app.services import housekeeping
 from training_app.services import runs as services
 
 LOG_BYTES = 20_000
@@ -36,6 +38,7 @@ CURVES = (
     ("grad_norm", "Gradient norm"),
     ("tokens_per_second", "Tokens a second"),
     ("memory_bytes", "Memory"),
+    ("device_use", "Device use"),
 )
 REWARD_CURVES = (("reward_margin", "Reward margin"), ("reward_accuracy", "Better answer ahead"))
 
@@ -43,8 +46,14 @@ REWARD_CURVES = (("reward_margin", "Reward margin"), ("reward_accuracy", "Better
 @require_GET
 def run_list(request: SignedInRequest, project: int) -> HttpResponse:
     found = get_project(request.user, project)
-    runs = Run.objects.filter(project=found).select_related("version__dataset", "base", "job", "created_by")
+    every = Run.objects.filter(project=found)
+    form = RunFilterForm(request.GET, project=found)
+    runs = every.matching(**form.cleaned_data) if form.is_valid() else every
+    runs = runs.select_related("version__dataset", "base", "job", "created_by")
     context = {
+        "filter_form": form,
+        "has_runs": every.exists(),
+        "disk_bytes": every.aggregate(sum=Sum("disk_bytes"))["sum"] or 0,
         "project": found,
         "section": "runs",
         "page": Paginator(runs, RUNS).get_page(request.GET.get("page")),
@@ -121,18 +130,38 @@ def run_samples(request: SignedInRequest, pk: int) -> HttpResponse:
 def run_spec(request: SignedInRequest, pk: int) -> HttpResponse:
     """The exact record of the run, and the command that runs it again."""
     found = get_run(request.user, pk)
-    path = found.folder / "environment.json"
     record = {
         "name": found.name,
         "version": str(found.version),
         "base": found.base.name,
         "spec": {"task": "train", **found.spec, "run_dir": str(found.folder)},
-        "environment": json.loads(path.read_text()) if path.exists() else None,
+        "environment": _environment(found),
         "result": found.result or None,
     }
     response = JsonResponse(record, json_dumps_params={"indent": 1, "ensure_ascii": False})
     response["Content-Disposition"] = f'attachment; filename="run-{found.pk}.json"'
     return response
+
+
+@require_GET
+def run_card(request: SignedInRequest, pk: int) -> HttpResponse:
+    """The run in a page of Markdown: for a wiki, a report, or the model's folder."""
+    found = get_run(request.user, pk)
+    newest = next((evaluation for evaluation in found.evaluations.all() if evaluation.summary), None)
+    context = {"run": found, "evaluation": newest, "record": _environment(found)}
+    response = render(request, "training/run_card.md", context, content_type="text/markdown; charset=utf-8")
+    response["Content-Disposition"] = f'attachment; filename="run-{found.pk}.md"'
+    return response
+
+
+@require_POST
+def run_describe(request: SignedInRequest, pk: int) -> HttpResponse:
+    found = get_run(request.user, pk, role=Role.TRAINER)
+    form = DescribeForm(request.POST)
+    if not form.is_valid():
+        messages.error(request, " ".join(str(error) for errors in form.errors.values() for error in errors))
+        return redirect(found)
+    return _act(request, found, lambda: housekeeping.describe_run(actor=request.user, run=found, **form.cleaned_data))
 
 
 @require_POST
@@ -175,6 +204,11 @@ def _act(request: SignedInRequest, found: Run, act: Callable[[], object]) -> Htt
     except services.TrainingError as error:
         messages.error(request, str(error))
     return redirect(found)
+
+
+def _environment(found: Run) -> dict[str, Any] | None:
+    path = found.folder / "environment.json"
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def _first(request: SignedInRequest, project: Project) -> dict[str, Any]:
@@ -257,6 +291,7 @@ def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
         "first_batch": list(
             zip_longest(found.preview.get("first_batch_titles", []), found.preview.get("first_batch", []))
         ),
+        "describe_form": DescribeForm(initial={"notes": found.notes, "tags": ", ".join(found.tags)}),
         "curves": (*CURVES, *REWARD_CURVES) if has_rewards else CURVES,
         "evaluations": found.evaluations.select_related("job"),
         "log": tail(found.folder / "log.txt", LOG_BYTES),

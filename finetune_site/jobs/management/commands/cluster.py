@@ -19,7 +19,7 @@ from django.db import DatabaseError, InterfaceError, connection
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from finetune_site.jobs import slots
+from finetune_site.jobs import machines, slots
 from finetune_site.jobs.dispatch import reconcile, schedule_reconcile
 from finetune_site.jobs.services import wake
 
@@ -56,6 +56,8 @@ class Command(BaseCommand):
             stuck = self._is_stuck()
             for queue in self._queues():
                 wake(queue)
+            if self.name == "gpu":
+                machines.report()
         except (DatabaseError, InterfaceError):
             stuck = False  # Postgres is away: nobody's fault here
         deadline = time.monotonic() + TICK_SECONDS
