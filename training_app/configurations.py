@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
-from training_app.engine.spec import METHODS, OBJECTIVES, PRESETS, knobs
-from training_app.forms import ASKED, HIDDEN, KNOBS, differing
+from training_app.engine.spec import METHODS, OBJECTIVES, PRESETS
+from training_app.forms import ASKED, HIDDEN, KNOBS
 from training_app.models import Run
 
 MAX_BYTES = 64_000
@@ -27,22 +27,25 @@ class Configuration:
 
 
 def of_run(run: Run) -> Configuration:
-    changed = {name: value for name, (_, value) in differing(run.method, run.preset, run.config).items()}
+    changed = {name: value for name, (_, value) in run.differing.items()}
     return Configuration(run.method, run.preset, run.objective, changed)
 
 
 def dump(run: Run) -> str:
-    """The run's configuration with every knob, those that differ from the preset first."""
+    """The run's configuration: the preset and what differs from it, then what the preset gave the other knobs."""
     found = of_run(run)
     rest = {name: value for name, value in run.config.items() if name not in {*found.knobs, *ASKED}}
     head = {"objective": found.objective, "method": found.method, "preset": found.preset}
-    body = {**head, "knobs": {**found.knobs, **rest}}
+    body = {**head, "knobs": found.knobs, "as_preset": rest}
     text: str = yaml.safe_dump(body, sort_keys=False, allow_unicode=True)
     return f"# Configuration of the run {run.name!r}, version {run.version}, base {run.base}\n{text}"
 
 
 def load(text: str) -> Configuration:
-    """Read a file that `dump` wrote, or that a person wrote like it. Whether values are in bounds, the form says."""
+    """Read a file that `dump` wrote, or that a person wrote like it. Whether values are in bounds, the form says.
+
+    What the file lists under `as_preset` is for its reader: another base or version gives the preset other values.
+    """
     try:
         body = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -61,9 +64,7 @@ def load(text: str) -> Configuration:
     wanted = {name: value for name, value in body.get("knobs", {}).items() if name not in HIDDEN}
     if unknown := [str(name) for name in wanted if name not in KNOBS]:
         raise ConfigurationError(f"The file has knobs that are not known: {', '.join(unknown[:5])}.")
-    usual = knobs(method, preset, objective)
-    changed = {name: value for name, value in wanted.items() if value != usual[name]}
-    return Configuration(method, preset, objective, changed)
+    return Configuration(method, preset, objective, wanted)
 
 
 def _check(what: str, value: Any, known: Any) -> None:

@@ -1,5 +1,6 @@
 """The form of a run: version, base, method, preset, and every knob with its help and bounds from the engine's spec."""
 
+import math
 from dataclasses import fields
 from typing import Any
 
@@ -172,10 +173,45 @@ class RunForm(StyledMixin, forms.Form):
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of `plan_run`: the preset's values, and over them what was typed."""
         data = self.cleaned_data
-        config = knobs(data["method"], data["preset"], data["objective"])
-        typed = {name: data[name] for name in KNOBS if data.get(name) not in (None, "")}
-        config = {name: value for name, value in {**config, **typed}.items() if name not in HIDDEN}
+        config = {**self._usual(data["preset"]), **self._typed}
+        config = {name: value for name, value in config.items() if name not in HIDDEN}
         return {**{name: data[name] for name in PLANNED}, "config": config}
+
+    @property
+    def presets(self) -> list[dict[str, Any]]:
+        """What each preset would do with the version, base, method and objective chosen so far. Needs a bound form."""
+        rows = self._rows
+        shown = []
+        for name, preset in PRESETS.items():
+            usual = self._usual(name)
+            steps = math.ceil(max(1, math.ceil(rows / usual["batch_rows"])) * usual["epochs"])
+            shown.append({"name": name, "title": preset.title, "steps": steps if rows else None, **usual})
+        return shown
+
+    @property
+    def differences(self) -> list[tuple[str, Any, Any]]:
+        """Knobs typed so far that differ from the chosen preset: label, the preset's value, this value."""
+        usual = self._usual(self.cleaned_data.get("preset") or "balanced")
+        return [
+            (str(self.fields[name].label), usual[name], value)
+            for name, value in self._typed.items()
+            if value != usual[name]
+        ]
+
+    @property
+    def _typed(self) -> dict[str, Any]:
+        return {name: value for name in KNOBS if (value := self.cleaned_data.get(name)) not in (None, "")}
+
+    @property
+    def _rows(self) -> int:
+        version = self.cleaned_data.get("version")
+        return version.counts.get("train", 0) if version else 0
+
+    def _usual(self, preset: str) -> dict[str, Any]:
+        data = self.cleaned_data
+        base, method = data.get("base"), data.get("method") or "dora"
+        parameters = base.parameters if base else 0
+        return knobs(method, preset, data.get("objective") or "supervised", parameters, self._rows)
 
 
 class SweepForm(forms.Form):
@@ -224,12 +260,6 @@ class SweepForm(forms.Form):
             except forms.ValidationError as error:
                 self.add_error(name, error)
         return data
-
-
-def differing(method: str, preset: str, config: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Which knobs differ from the preset: name to (preset's value, this value)."""
-    usual = knobs(method, preset, config.get("objective", "supervised"))
-    return {name: (usual[name], value) for name, value in config.items() if name in usual and usual[name] != value}
 
 
 def _knob_field(name: str, metadata: Any, default: Any) -> forms.Field:

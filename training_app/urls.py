@@ -7,6 +7,7 @@ urlpatterns = [
     path("models/", overview.base_models, name="base_models"),
     path("projects/<int:project>/runs/", runs.run_list, name="run_list"),
     path("projects/<int:project>/runs/new", runs.run_create, name="run_create"),
+    path("projects/<int:project>/runs/presets", runs.run_presets, name="run_presets"),
     path("projects/<int:project>/runs/clean-up", housekeeping.run_clean_up, name="run_clean_up"),
     path("projects/<int:project>/runs/compare", compare.run_compare, name="run_compare"),
     path("runs/<int:pk>/", runs.run, name="run"),

@@ -47,3 +47,23 @@ def test_other_specs_check_themselves() -> None:
         PrepareSpec(source="pickle", out_dir="/x")
     with pytest.raises(InputError, match="splits must be one of"):
         EvaluateSpec(base_dir="b", run_dir="r", data_path="d", out_dir="o", splits=("train",))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "rows", "rate", "epochs", "batch"),
+    [
+        (0, 0, 1e-3, 4.0, 8),
+        (135_000_000, 24, 1e-3, 4.0, 4),
+        (1_500_000_000, 1_000, 5e-4, 4.0, 8),
+        (8_000_000_000, 15_000, 2e-4, 3.0, 8),
+        (70_000_000_000, 50_000, 1e-4, 2.0, 16),
+    ],
+)
+def test_a_preset_goes_by_the_size_of_model_and_data(
+    parameters: int, rows: int, rate: float, epochs: float, batch: int
+) -> None:
+    found = knobs("lora", "balanced", "supervised", parameters, rows)
+    assert (found["learning_rate"], found["epochs"], found["batch_rows"]) == (rate, epochs, batch)
+    assert knobs("full", "balanced", "supervised", parameters, rows)["learning_rate"] == pytest.approx(rate / 10)
+    assert knobs("lora", "quick", "supervised", parameters, rows)["epochs"] == epochs / 2
+    assert knobs("lora", "thorough", "supervised", parameters, rows)["epochs"] == epochs * 2

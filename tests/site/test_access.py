@@ -92,6 +92,7 @@ TABLE: dict[str, Row] = {
     "run_list": Row(VIEWER, of="in project"),
     "run_compare": Row(VIEWER, of="in project"),
     "run_clean_up": Row(TRAINER, of="in project"),
+    "run_presets": Row(TRAINER, of="in project"),
     "run_create": Row(TRAINER, of="in project"),
     "run": Row(VIEWER, of="run"),
     "run_body": Row(VIEWER, of="run"),

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def run(project, trainer, version):
-    config = {name: value for name, value in knobs("lora", "quick").items() if name not in HIDDEN}
+    usual = knobs("lora", "quick", rows=version.counts["train"])
+    config = {name: value for name, value in usual.items() if name not in HIDDEN}
     return Run.objects.create(
         project=project,
         name="First",
@@ -75,3 +76,25 @@ def test_values_out_of_bounds_are_refused_by_the_form(run, project, trainer, ver
     typed = {"name": "N", "version": version.pk, "base": run.base.pk, "method": "lora", "preset": "quick"}
     answer = client_of(trainer).post(reverse("run_create", args=[project.pk]), {**typed, "rank": form["rank"].value()})
     assert "1024" in str(answer.context["form"].errors["rank"])
+
+
+def test_a_preset_is_scaled_by_base_and_version(run, project, trainer, client_of, version):
+    large = BaseModel.objects.create(name="grown:7b", title="Grown", source="hub", location="owner/grown-7b")
+    asked = {"version": version.pk, "base": large.pk, "method": "lora", "objective": "supervised", "preset": "quick"}
+    url = reverse("run_presets", args=[project.pk])
+    page = client_of(trainer).get(url, {**asked, "rank": 8, "epochs": 2}).content.decode()
+    assert page.count("2e-04") == 3 and "Rank: 8" in page and "instead of 16" in page
+    assert "Epochs" not in page  # two passes are what the preset gives
+    small = client_of(trainer).get(url, {**asked, "base": run.base.pk}).content.decode()
+    assert small.count("1e-03") == 3 and "Nothing differs" in small
+    run.base = large
+    assert run.differing["learning_rate"] == (2e-4, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("smollm2:135m", 135e6), ("llama3.1:8b", 8e9), ("qwen2.5:0.5b-instruct", 0.5e9), ("mine", 0)],
+)
+def test_a_base_models_size_stands_in_its_name(name, parameters):
+    assert BaseModel(name=name).parameters == parameters
+    assert BaseModel(name=name, facts={"parameters": 7}).parameters == 7

@@ -272,35 +272,59 @@ TASKS: Mapping[str, type[PrepareSpec | PreviewSpec | TrainSpec | EvaluateSpec | 
 
 @dataclass(frozen=True)
 class Preset:
-    """A named set of knobs, with one line for the person who chooses."""
+    """A named set of knobs, with one line for the person who chooses. `passes`: share of the usual epochs."""
 
     title: str
     line: str
+    passes: float
     values: Mapping[str, Any]
 
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "quick": Preset(
-            "Quick look", "A few passes in minutes: shows whether the rows teach anything.", {"epochs": 2.0}
-        ),
-        "balanced": Preset("Balanced", "Learns the facts and keeps general knowledge: the right start.", {}),
+        "quick": Preset("Quick look", "A few passes in minutes: shows whether the rows teach anything.", 0.5, {}),
+        "balanced": Preset("Balanced", "Learns the facts and keeps general knowledge: the right start.", 1.0, {}),
         "thorough": Preset(
-            "Thorough", "More passes at a higher rank, about twice as long.", {"epochs": 8.0, "rank": 32, "alpha": 64}
+            "Thorough", "More passes at a higher rank, about twice as long.", 2.0, {"rank": 32, "alpha": 64}
         ),
     }
 )
 
 
-def knobs(method: str = "dora", preset: str = "balanced", objective: str = "supervised") -> dict[str, Any]:
-    """Every knob's value under a preset, method and objective: what a form starts from. All names must exist."""
+# What the presets take, by size: each row holds up to its first number.
+# Adapters' learning rate by parameters of the base. Small: measured on the sample manual (benchmarks/methods.py).
+# From 3 billion: QLoRA (Dettmers et al. 2023, table 9) took 2e-4 at 7 and 13 billion, 1e-4 at 33 and 65.
+RATES = ((0.5e9, 1e-3), (3e9, 5e-4), (14e9, 2e-4), (math.inf, 1e-4))
+# Epochs by training rows. Few rows: measured as above; Alpaca took 3 for 52,000 rows, Llama 2 took 2 for 27,540 good
+# ones (Touvron et al. 2023, 3.1).
+EPOCHS = ((2_000, 4.0), (20_000, 3.0), (math.inf, 2.0))
+# Rows a step. Adapters lose to full training in batches much above 32 (Schulman, LoRA Without Regret, 2025).
+BATCHES = ((100, 4), (20_000, 8), (math.inf, 16))
+
+
+def by_size(table: tuple[tuple[float, Any], ...], size: float) -> Any:
+    """The value of the first row that holds `size`."""
+    return next(value for limit, value in table if size <= limit)
+
+
+def knobs(
+    method: str = "dora", preset: str = "balanced", objective: str = "supervised", parameters: int = 0, rows: int = 0
+) -> dict[str, Any]:
+    """Every knob's value under a preset, method and objective: what a form starts from. All names must exist.
+
+    `parameters` of the base and training `rows` scale it; 0 where they are not known.
+    """
     values: dict[str, Any] = {item.name: item.default for item in fields(RunSpec) if item.metadata}
     values |= PRESETS[preset].values
+    values["epochs"] = by_size(EPOCHS, rows) * PRESETS[preset].passes
+    values["learning_rate"] = by_size(RATES, parameters)
+    if rows:
+        values["batch_rows"] = by_size(BATCHES, rows)
     if ROW_KINDS[objective] == "preference":
         # A preference needs far smaller steps than new wording: TRL's examples take 5e-6 with adapters on large models.
         values |= {"learning_rate": values["learning_rate"] / 10, "rehearsal_share": 0.0}
     if method == "full":
-        values["learning_rate"] = values["learning_rate"] / 10
+        values["learning_rate"] = values["learning_rate"] / 10  # LoRA Without Regret: about ten times apart
     return {**values, "method": method, "objective": objective}
 
 

@@ -1,5 +1,6 @@
 """Base models, runs, and the series of numbers a run writes."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from django.utils import timezone
 from datasets_app.models import DatasetVersion
 from finetune_site.jobs.models import Job, JobState
 from finetune_site.projects.models import Project
+from training_app.engine.spec import knobs
 
 
 class BaseModel(models.Model):
@@ -52,6 +54,14 @@ class BaseModel(models.Model):
     def folder(self) -> Path:
         """Where the model lies once it is ready: safetensors and a tokenizer."""
         return Path(settings.DATA_DIR) / "models" / str(self.pk)
+
+    @property
+    def parameters(self) -> int:
+        """How many it has, as read when it was made ready, else as its name says (“8b”); 0 when nobody knows."""
+        if known := self.facts.get("parameters"):
+            return int(known)
+        told = re.search(r"(?:^|[:\-_/ ])(\d+(?:\.\d+)?)([mb])(?![a-z])", f"{self.name} {self.location}".lower())
+        return round(float(told[1]) * {"m": 1e6, "b": 1e9}[told[2]]) if told else 0
 
     @property
     def is_ready(self) -> bool:
@@ -129,6 +139,18 @@ class Run(models.Model):
     @property
     def is_done(self) -> bool:
         return self.state == JobState.SUCCEEDED
+
+    @property
+    def preset_knobs(self) -> dict[str, Any]:
+        """What its preset gives every knob, for this base and this version."""
+        size = self.version.counts.get("train", 0)
+        return knobs(self.method, self.preset, self.objective, self.base.parameters, size)
+
+    @property
+    def differing(self) -> dict[str, tuple[Any, Any]]:
+        """Which knobs differ from the preset: name to (preset's value, this value)."""
+        usual = self.preset_knobs
+        return {name: (usual[name], value) for name, value in self.config.items() if usual.get(name, value) != value}
 
     @property
     def spec(self) -> dict[str, Any]:

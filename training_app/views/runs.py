@@ -23,7 +23,7 @@ from training_app import configurations
 from training_app.access import get_run
 from training_app.configurations import Configuration, of_run
 from training_app.engine.spec import ROW_KINDS
-from training_app.forms import DescribeForm, RunFilterForm, RunForm, differing
+from training_app.forms import DescribeForm, RunFilterForm, RunForm
 from training_app.models import BaseModel, Run
 from training_app.series import LOOK_NAMES, NAMES
 from training_app.services import housekeeping
@@ -78,6 +78,15 @@ def run_create(request: SignedInRequest, project: int) -> HttpResponse:
             form.add_error(None, str(error))
     context = {"form": form, "project": found, "section": "runs", "has_version": versions.exists()}
     return render(request, "training/run_form.html", context)
+
+
+@require_GET
+def run_presets(request: SignedInRequest, project: int) -> HttpResponse:
+    """What the presets would do with what is chosen so far, and what differs from the chosen one."""
+    found = get_project(request.user, project, role=Role.TRAINER)
+    form = RunForm(request.GET, project=found)
+    form.full_clean()
+    return render(request, "training/run_form.html#presets", {"chosen": form, "project": found})
 
 
 @require_GET
@@ -284,7 +293,7 @@ def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
         "project": found.project,
         "section": "runs",
         "last": {name: metric.value for name, metric in last.items() if metric},
-        "differing": differing(found.method, found.preset, found.config),
+        "differing": found.differing,
         "samples": found.samples.all(),
         "row_losses": _row_losses(found),
         "has_rewards": has_rewards,

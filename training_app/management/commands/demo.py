@@ -79,13 +79,15 @@ class Command(BaseCommand):
         self._wait(version.job, "sealed")
         version.refresh_from_db()
         self.stdout.write(f"  {version.counts}")
-        config = {name: value for name, value in knobs("dora", "balanced").items() if name not in HIDDEN}
+        base = BaseModel.objects.get(source=BaseModel.BUNDLED)
+        preset = knobs("dora", "balanced", "supervised", base.parameters, version.counts["train"])
+        config = {name: value for name, value in preset.items() if name not in HIDDEN}
         run = services.plan_run(
             actor=actor,
             project=project,
             name="Demo",
             version=version,
-            base=BaseModel.objects.get(source=BaseModel.BUNDLED),
+            base=base,
             method="dora",
             preset="balanced",
             config=config,
