@@ -118,3 +118,30 @@ def test_a_card_tells_the_facts(make_run, viewer, client_of, version):
     assert answer["Content-Type"].startswith("text/markdown")
     assert text.startswith("# R & D <b>\n") and version.sha256 in text and "Second try" in text
     assert "| Steps, tokens | 7, 900 |" in text and "1 min 1 s" in text
+
+
+def test_the_last_estimates_stand_beside_the_next(make_run, project, viewer, client_of):
+    from training_app.foresight import last_errors
+
+    assert last_errors(project) is None
+    for name, seconds, memory in (("A", 90, 1.1), ("B", 120, 1.2), ("C", 150, 0.9)):
+        run = make_run(name, JobState.SUCCEEDED)
+        Run.objects.filter(pk=run.pk).update(
+            started={"start_step": 0}, preview={"seconds": seconds, "memory_bytes": memory * 1e9, "rows": {"train": 1}},
+            result={"seconds": 100, "peak_memory_bytes": 1e9, "train_loss": 0.1},
+        )  # fmt: skip
+    resumed = make_run("Resumed", JobState.SUCCEEDED)
+    Run.objects.filter(pk=resumed.pk).update(started={"start_step": 4}, preview={"seconds": 1}, result={"seconds": 9})
+    errors = last_errors(project)
+    assert (errors.runs, round(errors.seconds, 3), round(errors.memory, 3)) == (3, 0.2, 0.1)
+    page = client_of(viewer).get(run.get_absolute_url()).content.decode()
+    assert "time was estimated 20 % too high, memory 10 % too high in the median" in page
+
+
+def test_a_run_that_lacked_memory_offers_a_quantised_base(make_run, project, trainer, client_of):
+    run = make_run("Large", JobState.FAILED)
+    Job.objects.filter(pk=run.job_id).update(error_text="… Start a new run with quantization 4bit (…) or …")
+    page = client_of(trainer).get(run.get_absolute_url()).content.decode()
+    link = f"{reverse('run_create', args=[project.pk])}?like={run.pk}&quantization=4bit"
+    assert link in page
+    assert client_of(trainer).get(link).context["form"]["quantization"].value() == "4bit"

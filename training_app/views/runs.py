@@ -23,6 +23,7 @@ from training_app import configurations
 from training_app.access import get_run
 from training_app.configurations import Configuration, of_run
 from training_app.engine.spec import ROW_KINDS
+from training_app.foresight import last_errors
 from training_app.forms import DescribeForm, RunFilterForm, RunForm
 from training_app.models import BaseModel, Run
 from training_app.series import LOOK_NAMES, NAMES
@@ -240,7 +241,9 @@ def _first(request: SignedInRequest, project: Project) -> dict[str, Any]:
     if start:
         return {**first, "base": start.base, "start": start, **_choices(of_run(start))}
     if like:
-        return {**first, "version": like.version, "base": like.base, "start": like.start, **_choices(of_run(like))}
+        first = {**first, "version": like.version, "base": like.base, "start": like.start, **_choices(of_run(like))}
+        # What the page of a run that lacked memory offers.
+        return {**first, "quantization": "4bit"} if request.GET.get("quantization") == "4bit" else first
     return first
 
 
@@ -300,6 +303,7 @@ def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
         "first_batch": list(
             zip_longest(found.preview.get("first_batch_titles", []), found.preview.get("first_batch", []))
         ),
+        "last_errors": last_errors(found.project),
         "describe_form": DescribeForm(initial={"notes": found.notes, "tags": ", ".join(found.tags)}),
         "curves": (*CURVES, *REWARD_CURVES) if has_rewards else CURVES,
         "evaluations": found.evaluations.select_related("job"),

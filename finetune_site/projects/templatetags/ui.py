@@ -63,6 +63,15 @@ def percent(part: float | None, whole: float | None = 1) -> str:
 
 
 @register.filter
+def off(error: float | None) -> str:
+    """A relative error in words: “12 % too high”, “3 % too low”, “right”; a dash for None."""
+    if error is None:
+        return "–"
+    share = round(100 * abs(error))
+    return f"{share} % too {'high' if error > 0 else 'low'}" if share else "right"
+
+
+@register.filter
 def get(mapping: dict[str, object], key: str) -> object:
     """A value of a mapping under a key known only at run time."""
     return mapping.get(key)
