@@ -141,6 +141,18 @@ def test_a_checkpoint_is_wished_for_only_while_it_trains(project, trainer, clien
     assert "The run is not training now" in page
 
 
+def test_a_run_on_the_cluster_needs_a_cluster(project, trainer, client_of, version, base, settings):
+    client, url = client_of(trainer), reverse("run_create", args=[project.pk])
+    assert "cluster" not in client.get(url).context["form"].fields
+    refused = client.post(url, form_fields(version, base, cluster="True"))
+    assert "asks for the Ray cluster, but this site has none" in str(refused.context["form"].errors)
+    settings.RAY_ADDRESS = "127.0.0.1:6379"
+    assert "cluster" in client.get(url).context["form"].fields
+    client.post(url, form_fields(version, base, cluster="True", processes=5))
+    run = Run.objects.get()
+    assert (run.config["cluster"], run.config["processes"], run.slots) == (True, 5, 1)  # more than this machine has
+
+
 def test_a_run_on_two_devices(project, trainer, client_of, version, base, settings):
     client = client_of(trainer)
     refused = client.post(reverse("run_create", args=[project.pk]), form_fields(version, base, processes=2))
