@@ -170,9 +170,12 @@ def _follow(driver: "subprocess.Popen[bytes]", attempt: Attempt, channel: Channe
 
 def _lines(path: Path, start: int) -> list[bytes]:
     """The whole lines of a file from a place on; the last one may still be being written."""
-    with path.open("rb") as stream:
-        stream.seek(start)
-        return [line for line in stream if line.endswith(b"\n")]
+    try:
+        with path.open("rb") as stream:
+            stream.seek(start)
+            return [line for line in stream if line.endswith(b"\n")]
+    except FileNotFoundError as error:
+        raise InputError("Another engine has taken this run over.") from error
 
 
 def _reason(attempt: Attempt, code: int) -> Exception:

@@ -18,6 +18,7 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from finetune_site.lib.channel import EXIT_DONE, EXIT_ERROR, EXIT_INPUT, InputError, load_json, write_json
+from training_app.engine.checkpoints import newest
 from training_app.engine.cluster import Attempt
 from training_app.engine.spec import TrainSpec
 from training_app.engine.team import PATIENCE, backend
@@ -93,9 +94,9 @@ def _join(address: str) -> None:
 
 
 def _uses_cuda(spec: TrainSpec) -> bool:
-    """Where the run began, there it goes on: devices that a cluster has lost are waited for."""
+    """What the run's checkpoints were computed on it goes on with: devices that a cluster has lost are waited for."""
     path = Path(spec.run_dir) / "cluster.json"
-    if not path.exists():
+    if not path.exists() or newest(Path(spec.run_dir)) is None:
         write_json(path, {"cuda": spec.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0})
     return bool(load_json(path)["cuda"])
 
