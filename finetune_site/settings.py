@@ -210,6 +210,8 @@ Q_CLUSTER = {"name": "default", **_cluster, "ALT_CLUSTERS": {"gpu": {**_cluster,
 
 # The engines: how many threads a training process takes, and how long a chat model stays in memory unused.
 ENGINE_THREADS = _number("FINETUNE_ENGINE_THREADS", 0)
+# The head of a Ray cluster that runs may be computed on, host:port; `auto`: the one this machine belongs to.
+RAY_ADDRESS = os.environ.get("FINETUNE_RAY_ADDRESS", "").strip()
 # Folders below which operators may register base models.
 MODEL_FOLDERS = [part for part in os.environ.get("FINETUNE_MODEL_FOLDERS", "").split(":") if part]
 # Checkpoints of runs that ended well are deleted after so many days; 0: people clean up themselves.

@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.db.models import Func
 
 from datasets_app.models import DatasetVersion
@@ -137,6 +138,8 @@ class RunForm(StyledMixin, forms.Form):
         self._grey_out(project)
         defaults = knobs()
         for name, item in KNOBS.items():
+            if name == "cluster" and not self._may_ask_for_cluster:
+                continue
             field = _knob_field(name, item.metadata, defaults[name])
             style(field)
             self.fields[name] = field
@@ -153,12 +156,17 @@ class RunForm(StyledMixin, forms.Form):
         }
 
     @property
+    def _may_ask_for_cluster(self) -> bool:
+        """Where there is none it is not offered; what a file or an earlier run asked for is kept, to be refused."""
+        return bool(settings.RAY_ADDRESS or self.initial.get("cluster") or self.data.get("cluster"))
+
+    @property
     def first_knobs(self) -> list[forms.BoundField]:
         return [self[name] for name in FIRST]
 
     @property
     def other_knobs(self) -> list[forms.BoundField]:
-        return [self[name] for name in KNOBS if name not in FIRST]
+        return [self[name] for name in KNOBS if name not in FIRST and name in self.fields]
 
     @property
     def has_knobs(self) -> bool:

@@ -39,7 +39,7 @@ def train(handle: Handle) -> None:
     run = Run.objects.select_related("project", "version", "base", "created_by").get(job=handle.job)
     prepare_base(handle, run.base)
     series = Series(handle, run)
-    spec = {"task": "train", **run.spec, **_threads(), "run_dir": str(run.folder)}
+    spec = {"task": "train", **run.spec, **_threads(), "run_dir": str(run.folder), "ray_address": settings.RAY_ADDRESS}
     run.folder.mkdir(parents=True, exist_ok=True)
     handle.progress(0, message="Reading the rows and loading the model")
     try:

@@ -141,6 +141,23 @@ def test_a_checkpoint_is_wished_for_only_while_it_trains(project, trainer, clien
     assert "The run is not training now" in page
 
 
+def test_a_run_on_the_cluster_needs_a_cluster(project, trainer, client_of, version, base, settings):
+    client, url = client_of(trainer), reverse("run_create", args=[project.pk])
+    assert "cluster" not in client.get(url).context["form"].fields
+    refused = client.post(url, form_fields(version, base, cluster="True"))
+    assert "asks for the Ray cluster, but this site has none" in str(refused.context["form"].errors)
+    settings.RAY_ADDRESS = "nowhere"
+    assert "cluster" in client.get(url).context["form"].fields
+    client.post(url, form_fields(version, base, cluster="True", processes=5))  # more than this machine has
+    run_all()
+    run = Run.objects.get()
+    client.post(reverse("run_start", args=[run.pk]))
+    run.refresh_from_db()
+    assert run.job.slots == 1
+    job = run_job(run.job)
+    assert (job.state, job.error_text) == ("failed", "FINETUNE_RAY_ADDRESS must be host:port or auto, not 'nowhere'.")
+
+
 def test_a_run_on_two_devices(project, trainer, client_of, version, base, settings):
     client = client_of(trainer)
     refused = client.post(reverse("run_create", args=[project.pk]), form_fields(version, base, processes=2))

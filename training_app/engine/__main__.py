@@ -50,6 +50,10 @@ def _dispatch(channel: Channel, path: Path) -> dict[str, Any]:
         from training_app.engine.preview import preview
 
         return preview(spec, channel)
+    if isinstance(spec, TrainSpec) and spec.cluster:
+        from training_app.engine.cluster import train_on_cluster
+
+        return train_on_cluster(spec, channel)
     if isinstance(spec, TrainSpec):
         from training_app.engine.train import train
 

@@ -13,7 +13,7 @@ from training_app.engine.hardware import Machine
 from training_app.engine.prepare import identity
 from training_app.engine.spec import TrainSpec
 
-PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "pyarrow", "bitsandbytes")
+PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "pyarrow", "bitsandbytes", "ray")
 
 
 def describe_environment(spec: TrainSpec, machine: Machine, tokenizer: Any) -> dict[str, Any]:

@@ -172,6 +172,9 @@ class RunSpec:
     processes: int = knob(
         1, "Devices that share every step; a run waits until so many are free.", Bounds(1, 64, "no machine has more")
     )
+    cluster: bool = knob(
+        False, "Compute on the Ray cluster: the processes then stand on its machines, and this one only watches."
+    )
     threads: int = knob(0, "Processor threads; 0 means one per physical core.", Bounds(0, 1024, ""))
     device: str = knob("auto", "Where to compute.", choices=("auto", "cpu", "cuda"))
     dtype: str = knob(
@@ -217,9 +220,10 @@ class PreviewSpec(RunSpec):
 
 @dataclass(frozen=True)
 class TrainSpec(RunSpec):
-    """Train, or go on training, in `run_dir`."""
+    """Train, or go on training, in `run_dir`. `ray_address` is where the head of the cluster answers."""
 
     run_dir: str = ""
+    ray_address: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ A member computes its share of a step's rows; the gradients are added up, so all
 Which rows are whose changes speed, never the result (but for the order in which numbers are added).
 
 A training with `processes` above 1 starts its own members: the engine that the supervisor started is the first, and a
-request to stop reaches the others through it, at the same step. Under `torchrun` the members are there already.
+request to stop reaches the others through it, at the same step. Under `torchrun` the members are there already, and on
+a Ray cluster their process group too.
 """
 
 import contextlib
@@ -30,10 +31,15 @@ SENTENCE_SECONDS = 30
 
 @dataclass(frozen=True)
 class Team:
-    """The members of a training; alone, every method gives back what it was given."""
+    """The members of a training; alone, every method gives back what it was given.
+
+    `local_rank` and `local_size` count those on this machine, who share its devices and cores.
+    """
 
     rank: int = 0
     size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
 
     @property
     def is_first(self) -> bool:
@@ -84,8 +90,8 @@ class Team:
 @contextlib.contextmanager
 def assembled(processes: int, spec_path: str) -> Iterator[Team]:
     """The team of this process while the context lasts. `spec_path` is what further members are started on."""
-    if "WORLD_SIZE" in os.environ:  # a member that the first one or torchrun started
-        with _joined(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) as team:
+    if "WORLD_SIZE" in os.environ:  # a member that the first one, torchrun or Ray Train started
+        with _joined() as team:
             yield team
         return
     if processes == 1:
@@ -98,12 +104,13 @@ def assembled(processes: int, spec_path: str) -> Iterator[Team]:
         "MASTER_PORT": str(_free_port()),
         "GLOO_SOCKET_IFNAME": "lo",  # else it asks for the host's name, which need not be known
         "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
     }
     others = [_start_member(rank, place, spec_path) for rank in range(1, processes)]
     threading.Thread(target=_watch, args=(others,), daemon=True, name="members").start()
     os.environ.update(place | {"RANK": "0", "LOCAL_RANK": "0"})
     try:
-        with _joined(0, processes) as team:
+        with _joined() as team:
             yield team
     finally:
         for other in others:
@@ -112,13 +119,25 @@ def assembled(processes: int, spec_path: str) -> Iterator[Team]:
 
 
 @contextlib.contextmanager
-def _joined(rank: int, size: int) -> Iterator[Team]:
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, rank=rank, world_size=size, timeout=PATIENCE)
+def _joined() -> Iterator[Team]:
+    """The process group that the environment describes; one that is there already is left as it is."""
+    rank, size, local_rank, local_size = (
+        int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    )
+    team = Team(rank, size, local_rank, local_size)
+    if distributed.is_initialized():
+        yield team
+        return
+    distributed.init_process_group(backend(torch.cuda.is_available()), rank=rank, world_size=size, timeout=PATIENCE)
     try:
-        yield Team(rank, size)
+        yield team
     finally:
         distributed.destroy_process_group()
+
+
+def backend(has_cuda: bool) -> str:
+    """How members talk: what they agree on lies in main memory, gradients may lie on CUDA devices."""
+    return "cpu:gloo,cuda:nccl" if has_cuda else "gloo"
 
 
 def _start_member(rank: int, place: dict[str, str], spec_path: str) -> "subprocess.Popen[bytes]":

@@ -41,7 +41,7 @@ from training_app.engine.template import Tokens
 from training_app.engine.watch import is_patience_over, runs_away, with_look, with_step
 
 T = TypeVar("T")
-LOCK_WAIT_SECONDS = 60
+LOCK_WAIT_SECONDS = 120  # on shared storage the lock of a machine that died falls after a while: with NFS, 90 seconds
 CHECKPOINT_SECONDS = 180
 BASE_ROWS = 32
 # What may differ between a run's first start and its going on: places and pace, nothing that changes a number.
@@ -57,6 +57,8 @@ FREE_FIELDS = {
     "sample_answers",
     "start_dir",
     "processes",
+    "cluster",
+    "ray_address",
 }
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DRY_STEPS = 20  # a run shorter than this finds out by itself
@@ -78,10 +80,11 @@ def train(spec: TrainSpec, channel: Channel) -> dict[str, Any]:
 
 
 def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict[str, Any]:
+    team.wait()  # the first member holds the folder now: nobody reads what an engine before us still writes
     lesson = load_lesson(spec)
     channel.check()
     checkpoint, progress = _resume_point(spec, run_dir)
-    machine = choose_machine(spec.threads, spec.device, progress.dtype or spec.dtype, team.rank, team.size)
+    machine = choose_machine(spec.threads, spec.device, progress.dtype or spec.dtype, team.local_rank, team.local_size)
     torch.manual_seed(spec.seed)
     if not team.is_first:
         team.wait()  # what the first member writes down, the others read

@@ -137,6 +137,11 @@ class Run(models.Model):
         return str(self.config.get("objective", "supervised"))
 
     @property
+    def slots(self) -> int:
+        """Devices of one machine that it needs at the same time; on the Ray cluster one slot stands for all of them."""
+        return 1 if self.config.get("cluster") else int(self.config.get("processes", 1))
+
+    @property
     def is_done(self) -> bool:
         return self.state == JobState.SUCCEEDED
 

@@ -103,9 +103,10 @@ def wish_checkpoint(*, actor: User, run: Run) -> None:
 
 def check_config(run: Run) -> None:
     """Raise `TrainingError` with the engine's own sentence when the run cannot work."""
-    if (wanted := run.config.get("processes", 1)) > settings.JOB_SLOTS["gpu"]:
-        held = settings.JOB_SLOTS["gpu"]
-        raise TrainingError(f"The run asks for {wanted} devices at once, but this site has {held}. Lower processes.")
+    if run.config.get("cluster") and not settings.RAY_ADDRESS:
+        raise TrainingError("The run asks for the Ray cluster, but this site has none. Turn cluster off.")
+    if run.slots > (held := settings.JOB_SLOTS["gpu"]):
+        raise TrainingError(f"The run asks for {run.slots} devices at once, but this site has {held}. Lower processes.")
     try:
         TrainSpec(**run.spec, run_dir=".")
     except InputError as error:
@@ -136,7 +137,7 @@ def queue_training(actor: User, run: Run, expected_seconds: float | None) -> Non
         label=run.name,
         url=reverse("run", args=[run.pk]),
         expected_seconds=expected_seconds,
-        slots=run.config.get("processes", 1),
+        slots=run.slots,
     )
     run.save(update_fields=["job"])
 
