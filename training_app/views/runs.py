@@ -231,7 +231,7 @@ def _first(request: SignedInRequest, project: Project) -> dict[str, Any]:
     version = version or versions.order_by("-sealed_at").first()
     kinds = DatasetVersion.objects.filter(pk=version.pk).kinds() if version else set()
     objective = next((name for name, kind in ROW_KINDS.items() if kind in kinds), "supervised")
-    first = {
+    first: dict[str, Any] = {
         "version": version,
         "objective": objective,
         "base": BaseModel.objects.first(),
