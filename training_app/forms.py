@@ -35,6 +35,8 @@ SWEPT = (
 )
 PLANNED = ("name", "version", "base", "start", "method", "preset", "is_evaluated_after")
 ROWS = {"chat": "conversations", "preference": "preference pairs", "text": "texts"}
+# What the presets set by the size of base and version.
+BY_SIZE = ("epochs", "learning_rate", "batch_rows")
 # What most people who turn knobs turn first.
 FIRST = ("epochs", "learning_rate", "batch_rows", "rank", "alpha", "max_length")
 
@@ -287,5 +289,5 @@ def _knob_field(name: str, metadata: Any, default: Any) -> forms.Field:
         return forms.CharField(**options)
     kind = forms.FloatField if isinstance(default, float) or name == "epochs" else forms.IntegerField
     field = kind(min_value=bounds.low, max_value=bounds.high, **options)
-    field.widget.attrs["placeholder"] = f"{default:g}"
+    field.widget.attrs["placeholder"] = "as the preset says" if name in BY_SIZE else f"{default:g}"
     return field

@@ -53,7 +53,7 @@ def preview(spec: PreviewSpec, channel: Channel) -> dict[str, Any]:
         "memory_bytes": expected.memory_bytes,
         "memory_available_bytes": expected.memory_available_bytes,
         "padding_avoided": round(plain_padding(spec, lesson), 4),
-        "kilowatt_hours": round(expected.seconds * watts / 3.6e6, 4),
+        "kilowatt_hours": round(expected.seconds * watts / 3.6e6, 6),
         "energy_how": f"{watts:.0f} W: {watts_how}.",
         "seconds": expected.seconds,
         "seconds_how": expected.how,

@@ -72,6 +72,12 @@ def off(error: float | None) -> str:
 
 
 @register.filter
+def energy(kilowatt_hours: float) -> str:
+    """Energy in the unit that leaves something to read: “1.3 kWh”, “0.04 Wh”."""
+    return f"{kilowatt_hours:.2g} kWh" if kilowatt_hours >= 0.1 else f"{1000 * kilowatt_hours:.2g} Wh"
+
+
+@register.filter
 def get(mapping: dict[str, object], key: str) -> object:
     """A value of a mapping under a key known only at run time."""
     return mapping.get(key)
