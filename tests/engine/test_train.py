@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from tests.engine.engine_process import Finished, finish, run_engine, start, stop_after
+from tests.engine.engine_process import Finished, finish, run_engine, start, stop_after, train_here
+from tests.engine.tiny import make_rows, write_version
 
 STEPS = 12  # 24 rows in batches of 6, three times
 
@@ -196,3 +197,21 @@ def test_a_fault_of_ours_ends_with_1(lesson_fields: dict[str, Any], tmp_path: Pa
     blocked.write_text("in the way")
     finished = run_engine(tmp_path, {"task": "train", **lesson_fields, "run_dir": str(blocked / "run")})
     assert finished.code == 1 and finished.of("failed")[0]["kind"] == "error"
+
+
+def test_a_base_model_that_is_gone_is_told(lesson_fields: dict[str, Any], tmp_path: Path) -> None:
+    refused = train_here({**lesson_fields, "base_dir": str(tmp_path / "gone"), "run_dir": str(tmp_path / "run")})
+    assert refused.code == 2
+    assert refused.refusal == "The base model's folder is missing or not prepared. Prepare the base model first."
+
+
+def test_three_rows_are_enough_to_learn_from(lesson_fields: dict[str, Any], tmp_path: Path) -> None:
+    """Without validation and with fewer rows than a step takes: it says so, and learns them."""
+    path = tmp_path / "version.parquet"
+    change = {"data_sha256": write_version(path, make_rows(3)), "data_path": str(path), "epochs": 8}
+    finished = train_here({**lesson_fields, **change, "run_dir": str(tmp_path / "run")})
+    assert finished.code == 0
+    told = " ".join(event["message"] for event in finished.of("warning"))
+    assert "There are no validation rows" in told and "There are only 3 training rows" in told
+    found = losses(finished)
+    assert len(found) == 8 and found[8] < found[1]
