@@ -74,7 +74,8 @@ class Series:
         self._handle.write(lambda: Metric.objects.bulk_create(rows, ignore_conflicts=True))
         self._handle.publish("step", {"points": points})
         steps = [point["step"] for point in points]
-        self._handle.progress(max(steps), self._total, unit="steps", message="")
+        left = points[-1].get("seconds_left")
+        self._handle.progress(max(steps), self._total, unit="steps", message="", seconds_left=left)
 
     def flush_quietly(self) -> None:
         """At the end of an attempt, whatever ended it: the numbers so far are worth keeping."""

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,9 +85,18 @@ class Handle:
             raise JobReleased("The database could not be reached for long; the work goes on by itself.")
 
     def progress(
-        self, done: int, total: int | None = None, *, unit: str | None = None, message: str | None = None
+        self,
+        done: int,
+        total: int | None = None,
+        *,
+        unit: str | None = None,
+        message: str | None = None,
+        seconds_left: float | None = None,
     ) -> None:
-        """Tell how far the work is. Written at most a few times a second, but the first and last of a total are."""
+        """Tell how far the work is. Written at most a few times a second, but the first and last of a total are.
+
+        `seconds_left`: from work that knows better than its mean pace so far.
+        """
         now = time.monotonic()
         is_last = total is not None and done >= total
         is_first = total is not None and total != self._total
@@ -97,6 +107,8 @@ class Handle:
         fields = {name: value for name, value in named.items() if value is not None}
 
         count: dict[str, Any] = {"counted_from": done, "counted_at": timezone.now()} if is_first else {}
+        if seconds_left is not None:
+            count["ends_at"] = timezone.now() + timedelta(seconds=seconds_left)
         self._total = total if is_first else self._total
 
         def write() -> None:

@@ -56,6 +56,7 @@ class Job(models.Model):
     # From where and when this attempt counts: what came before (a model loaded, a checkpoint) says nothing of its pace.
     counted_from = models.BigIntegerField(default=0, editable=False)
     counted_at = models.DateTimeField(null=True, editable=False)
+    ends_at = models.DateTimeField(null=True, editable=False, help_text="As the work itself foretold")
 
     attempt = models.PositiveSmallIntegerField(default=0)
     max_attempts = models.PositiveSmallIntegerField(default=3)
@@ -118,9 +119,13 @@ class Job(models.Model):
 
     @property
     def seconds_left(self) -> float | None:
-        """The pace of this attempt kept; None before there is one."""
+        """As the work itself foretold; else the pace of this attempt kept. None before there is one."""
+        if self.state != JobState.RUNNING:
+            return None
+        if self.ends_at:
+            return max(0.0, (self.ends_at - timezone.now()).total_seconds())
         counted = self.done - self.counted_from
-        if self.state != JobState.RUNNING or not self.counted_at or counted <= 0 or not self.total:
+        if not self.counted_at or counted <= 0 or not self.total:
             return None
         elapsed = (timezone.now() - self.counted_at).total_seconds()
         return elapsed * (self.total - self.done) / counted

@@ -67,6 +67,19 @@ def test_the_time_left_is_reckoned_from_where_this_attempt_began_to_count(kind, 
     assert seen[1] == pytest.approx(150, abs=5)  # ten steps took thirty seconds, fifty are left
 
 
+def test_what_the_work_foretells_goes_before_its_pace(kind, project, trainer):
+    seen = []
+
+    def work(handle):
+        handle.progress(0, 100, unit="steps")
+        handle.progress(100, 100, seconds_left=77)
+        seen.append(handle.job.seconds_left)
+
+    kind.work = work
+    run_job(enqueue(project, trainer))
+    assert seen == [pytest.approx(77, abs=2)]
+
+
 def test_enqueueing_queues_the_dispatching_task_in_the_same_transaction(kind, project, trainer):
     from django_q.models import OrmQ
 

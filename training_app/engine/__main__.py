@@ -14,6 +14,8 @@ from typing import Any
 from finetune_site.lib.channel import Channel, InputError, load_json, read_spec, run
 from training_app.engine.spec import TASKS, ChatSpec, EvaluateSpec, PrepareSpec, PreviewSpec, TrainSpec
 
+ALLOCATOR = Path("cmeel.prefix/lib/libmimalloc.so")  # of the package cmeel-mimalloc
+
 
 def main(argv: list[str]) -> int:
     """Run one spec file and return the process's exit code."""
@@ -83,7 +85,22 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def _use_allocator(argv: list[str]) -> None:
+    """Begin a training anew under mimalloc, where it is installed: glibc's heap holds up to half as much again as the
+    tensors do, by chance more or less, since a freed block rarely fits the next of its size. Nothing is given back to
+    the system before the end: memory stays at its peak, and its pages are made ready once.
+    """
+    with contextlib.suppress(InputError):  # said by main
+        if len(argv) != 1 or load_spec(argv[0]).get("task") != "train":
+            return
+    library = next((path for place in sys.path if (path := Path(place) / ALLOCATOR).is_file()), None)
+    if library is not None and "LD_PRELOAD" not in os.environ:
+        os.environ.update({"LD_PRELOAD": str(library), "MIMALLOC_PURGE_DELAY": "-1"})
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+
+
 if __name__ == "__main__":
+    _use_allocator(sys.argv[1:])
     code = main(sys.argv[1:])
     if "WORLD_SIZE" in os.environ:
         # Gloo's threads may outlive the process group, and taking the interpreter down beneath them now and then aborts

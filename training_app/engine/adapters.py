@@ -41,8 +41,18 @@ def adapter_config(spec: RunSpec) -> Any:
     )
 
 
-def attach(model: Any, spec: TrainSpec, dtype: torch.dtype) -> Any:
-    """Put a fresh adapter into the model; with `start_dir`, another run's. Frozen matrices are stored in `dtype`."""
+def attach(model: Any, spec: TrainSpec) -> Any:
+    """Put a fresh adapter into the model; with `start_dir`, another run's. The adapter is float32."""
+    adapted = wrap(model, spec)
+    if spec.start_dir:
+        put(adapted, trained_folder(spec.start_dir, spec.method))
+    if spec.pissa:
+        _take_principal(adapted, Path(spec.run_dir) / PRINCIPAL)
+    return adapted
+
+
+def wrap(model: Any, spec: RunSpec) -> Any:
+    """The model with a fresh adapter that changes nothing yet; PiSSA's is as LoRA's until its directions are in."""
     from peft import get_peft_model
 
     try:
@@ -51,18 +61,16 @@ def attach(model: Any, spec: TrainSpec, dtype: torch.dtype) -> Any:
         raise InputError(f"target_modules does not fit this model: {str(error)[:200]}") from error
     if spec.method == "oft" and any(layer.oft_block_size["default"] != spec.rank for layer in _layers(adapted)):
         raise InputError(f"rank {spec.rank} does not divide the width of this model's layers, which OFT needs.")
-    if spec.start_dir:
-        put(adapted, trained_folder(spec.start_dir, spec.method))
-    if spec.pissa:
-        _take_principal(adapted, Path(spec.run_dir) / PRINCIPAL)
-    if dtype != torch.float32:
+    if spec.method == "dora":
         for layer in _layers(adapted):
-            if type(layer.base_layer) is torch.nn.Linear:  # a quantised one stays as it is
-                layer.base_layer.to(dtype)
-    if spec.method == "dora" and spec.dropout == 0:
-        from training_app.engine.dora import speed_up
+            if type(layer.base_layer) is torch.nn.Linear and layer.base_layer.weight.dtype != torch.float32:
+                # PEFT measures the rows in the matrix's own precision, which leaves the model a little off its base.
+                lengths = layer.base_layer.weight.float().norm(dim=1)
+                layer.lora_magnitude_vector["default"].weight.data = lengths
+        if spec.dropout == 0:
+            from training_app.engine.dora import speed_up
 
-        speed_up(adapted)
+            speed_up(adapted)
     return adapted
 
 
@@ -84,23 +92,6 @@ def save(adapted: Any, spec: TrainSpec, folder: Path) -> None:
     adapted.save_pretrained(folder, safe_serialization=True)
     if spec.pissa:
         _add_principal(spec, folder)
-
-
-def adapter_parameters(spec: RunSpec, config: Any) -> int:
-    """Weights of the adapter, counted on a model without storage."""
-    from peft import get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    shape = adapter_config(spec)
-    if spec.method == "dora":
-        shape.use_dora = False  # its lengths are read from weights, which are not there
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        adapted: Any = get_peft_model(model, shape)
-    count = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    if spec.method == "dora":
-        count += sum(layer.base_layer.out_features for layer in _layers(adapted))
-    return int(count)
 
 
 def trained_folder(run_dir: str | Path, method: str) -> Path:
@@ -140,7 +131,8 @@ def _take_principal(adapted: Any, folder: Path) -> None:
         adapted.save_pretrained(aside, safe_serialization=True)
         aside.rename(folder)
     for layer in _layers(adapted):
-        layer.base_layer.weight.data -= layer.get_delta_weight("default").to(layer.base_layer.weight.dtype)
+        weight = layer.base_layer.weight
+        weight.data = (weight.data.float() - layer.get_delta_weight("default").float()).to(weight.dtype)
 
 
 def _add_principal(spec: TrainSpec, folder: Path) -> None:

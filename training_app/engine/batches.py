@@ -6,6 +6,7 @@ computed once and every row looks back at it. Causal attention makes this exact:
 rows computed one by one.
 """
 
+import functools
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -54,17 +55,27 @@ def steps_per_epoch(row_count: int, batch_rows: int) -> int:
 
 def step_rows(row_count: int, batch_rows: int, seed: int, step: int) -> list[int]:
     """Indices of the rows of one step, counted from 0: a function of its arguments alone, so a resumed run agrees."""
-    per_epoch = steps_per_epoch(row_count, batch_rows)
-    epoch, place = divmod(step, per_epoch)
+    epoch, place = divmod(step, steps_per_epoch(row_count, batch_rows))
+    return _order(row_count, seed, epoch)[place * batch_rows : (place + 1) * batch_rows]
+
+
+@functools.lru_cache(maxsize=2)
+def _order(row_count: int, seed: int, epoch: int) -> list[int]:
     order = list(range(row_count))
     random.Random(f"{seed}:{epoch}").shuffle(order)  # noqa: S311
-    return order[place * batch_rows : (place + 1) * batch_rows]
+    return order
 
 
 def micro_batches(
     rows: list[Tokens], token_limit: int, share_prefix: bool = True, multiple: int = 1, unit: int = 1
 ) -> Iterator[Batch]:
-    """Lay rows together, at most `token_limit` tokens at once unless one unit alone is longer.
+    """Lay rows together, at most `token_limit` tokens at once unless one unit alone is longer."""
+    for group in parts(rows, token_limit, unit):
+        yield lay_out(group, share_prefix, multiple)
+
+
+def parts(rows: list[Tokens], token_limit: int, unit: int = 1) -> Iterator[list[Tokens]]:
+    """Which rows are computed at once.
 
     A unit is so many rows in succession; they stay together and in their order.
     """
@@ -75,11 +86,11 @@ def micro_batches(
     # Rows of like length together: a mask of unlike rows wastes more attention.
     for members in sorted(units(rows, unit), key=tokens_of, reverse=True):
         if group and size + tokens_of(members) > token_limit:
-            yield lay_out(group, share_prefix, multiple)
+            yield group
             group, size = [], 0
         group += members
         size += tokens_of(members)
-    yield lay_out(group, share_prefix, multiple)
+    yield group
 
 
 def units(rows: list[Tokens], unit: int) -> list[list[Tokens]]:

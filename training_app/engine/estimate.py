@@ -1,7 +1,7 @@
 """What a run will need, before it starts: memory, seconds, trainable parameters.
 
-Memory is summed from its parts; time is the arithmetic of the steps divided by the matrix-product rate measured here
-and now, of which training reaches a known share.
+Memory is counted on a step without storage (see `footprint`); time is the arithmetic of the steps divided by the
+matrix-product rate measured here and now, of which training reaches a known share.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,11 @@ from typing import Any
 import psutil
 import torch
 
-from training_app.engine.adapters import adapter_parameters
-from training_app.engine.batches import shared_prefix, tokens_of, units
-from training_app.engine.hardware import Machine
+from training_app.engine.batches import Batch, lay_out, parts, shared_prefix, tokens_of, units
+from training_app.engine.footprint import Footprint, footprint
+from training_app.engine.hardware import Machine, memory_bytes
 from training_app.engine.lesson import Lesson
+from training_app.engine.loss import length_multiple
 from training_app.engine.models import read_config
 from training_app.engine.prepare import count_parameters
 from training_app.engine.spec import RunSpec
@@ -26,8 +27,12 @@ STEP_SECONDS = 0.05  # what a step costs however small it is
 # Products per token and weight: forward, gradient of the inputs, and in full training the gradient of the weights.
 PASSES = {"lora": 2.15, "dora": 2.4, "oft": 3.0, "full": 3.0}
 QUANTISED_BYTES = {"8bit": 1.03, "4bit": 0.52}  # a weight with its share of the scales
-LIBRARY_BYTES = 500 * 2**20
+# Beside what tensors hold: on a processor what the allocator and oneDNN's compiled products take (measured: 0.8 to 1.1
+# GB), on CUDA the blocks that the caching allocator cannot use.
+PROCESSOR_BYTES = 950 * 10**6
+CUDA_SHARE = 1.05
 SAMPLED_STEPS = 16
+SCANNED_STEPS = 5000
 REHEARSED_TOKENS = 50
 
 
@@ -44,8 +49,10 @@ class Estimate:
 def estimate(spec: RunSpec, lesson: Lesson, machine: Machine) -> Estimate:
     """Memory and time of the run that `spec` describes on this machine."""
     config, parameters = read_config(spec.base_dir), count_parameters(Path(spec.base_dir))
-    trainable = parameters if spec.method == "full" else adapter_parameters(spec, config)
-    memory = _memory(spec, lesson, machine, config, parameters, trainable)
+    batches, is_accumulating = _heaviest_batches(spec, lesson, machine)
+    found = footprint(spec, config, machine, batches, is_accumulating)
+    memory = _memory(spec, found, machine)
+    trainable = found.trainable_parameters
     available = _available(machine.device)
     seconds = _seconds(spec, lesson, machine, config, parameters)
     how = (
@@ -61,26 +68,43 @@ def estimate(spec: RunSpec, lesson: Lesson, machine: Machine) -> Estimate:
     return Estimate(memory, available, round(seconds, 1), trainable, how, warnings)
 
 
-def _memory(spec: RunSpec, lesson: Lesson, machine: Machine, config: Any, parameters: int, trainable: int) -> int:
-    """Bytes at the peak of a step: weights, what training them keeps, activations, logits, the libraries."""
-    text = config.get_text_config()
-    half = machine.dtype == torch.bfloat16
-    embeddings = text.vocab_size * text.hidden_size
-    if spec.method == "full":
-        weights, training = parameters * 4, trainable * (4 + 8)  # gradient and two moments
-    else:
-        weights = embeddings * 4 + (parameters - embeddings) * QUANTISED_BYTES.get(spec.quantization, 2 if half else 4)
-        training = trainable * (4 + 4 + 8)
-    longest = max(len(row.ids) for row in lesson.train)
-    widest_step = sum(sorted(map(tokens_of, units(lesson.train, lesson.unit)), reverse=True)[: spec.batch_rows])
-    tokens = max(longest, min(spec.micro_batch_tokens, widest_step))
-    # Kept per token and layer for the backward pass: inputs of norms, products, attention and the gated unit.
-    numbers = 12 * text.hidden_size + 6 * text.intermediate_size
-    layers = 2 if spec.gradient_checkpointing else text.num_hidden_layers
-    activations = tokens * numbers * layers * (3 if half else 4)
-    trained = max(row.trained_count for row in lesson.train) * max(1, tokens // longest)
-    logits = min(trained, tokens) * text.vocab_size * 4 * 3
-    return int(weights + training + activations + logits + tokens * tokens + LIBRARY_BYTES)
+def heaviest_steps(spec: RunSpec, lesson: Lesson) -> list[int]:
+    """The steps, counted from 0, with the most tokens and with the most trained tokens computed at once."""
+    of = range(min(lesson.total_steps, SCANNED_STEPS))
+    by_tokens, by_trained = {}, {}
+    for step in of:
+        at_once = _parts(spec, lesson, step)
+        by_tokens[step] = max(map(tokens_of, at_once))
+        by_trained[step] = max(sum(row.trained_count for row in rows) for rows in at_once)
+    return list(dict.fromkeys([max(of, key=by_tokens.__getitem__), max(of, key=by_trained.__getitem__)]))
+
+
+def _parts(spec: RunSpec, lesson: Lesson, step: int) -> list[list[Tokens]]:
+    """What a step computes at once and learns from: of KTO's triples the pairs."""
+    rows = lesson.step(spec, step)
+    if lesson.unit > 1:
+        rows = [row for members in units(rows, lesson.unit) for row in members[:2]]
+    return list(parts([*rows, *_rehearsal(spec, rows)], spec.micro_batch_tokens, min(lesson.unit, 2)))
+
+
+def _heaviest_batches(spec: RunSpec, lesson: Lesson, machine: Machine) -> tuple[list[Batch], bool]:
+    """Of the heaviest steps the heaviest parts; and whether a step has several."""
+    steps = [_parts(spec, lesson, step) for step in heaviest_steps(spec, lesson)]
+    every = [rows for at_once in steps for rows in at_once]
+    chosen = [max(every, key=tokens_of), max(every, key=lambda rows: sum(row.trained_count for row in rows))]
+    batches = [lay_out(rows, multiple=length_multiple(machine)) for rows in chosen[: len(every)]]
+    return batches, any(len(at_once) > 1 for at_once in steps)
+
+
+def _memory(spec: RunSpec, found: Footprint, machine: Machine) -> int:
+    """Bytes at the peak: of reading the weights, or of learning from the longest rows, whichever holds more."""
+    quantised = QUANTISED_BYTES.get(spec.quantization)
+    saved = 0.0 if quantised is None else found.matrix_bytes * (1 - quantised / machine.dtype.itemsize)
+    step = found.peak_bytes - saved + 8 * found.trainable_parameters
+    if machine.device.type == "cuda":
+        return int(step * CUDA_SHARE)
+    file = sum(path.stat().st_size for path in Path(spec.base_dir).glob("*.safetensors"))
+    return int(memory_bytes(machine.device) + max(file + found.model_bytes, step + PROCESSOR_BYTES))
 
 
 def _seconds(spec: RunSpec, lesson: Lesson, machine: Machine, config: Any, parameters: int) -> float:
@@ -95,6 +119,8 @@ def _seconds(spec: RunSpec, lesson: Lesson, machine: Machine, config: Any, param
 
 def _rehearsal(spec: RunSpec, rows: list[Tokens]) -> list[Tokens]:
     """Stand-ins for the rehearsed rows of a step: they begin as the rows do and are as long as such rows are."""
+    if not spec.rehearsal_rows:
+        return []
     lead = rows[0].ids[: shared_prefix([row.ids for row in rows]) if len(rows) > 1 else 0]
     trained = [False] * (len(lead) + 1) + [True] * REHEARSED_TOKENS
     return [Tokens(REHEARSED, [*lead, *([-1] * (1 + REHEARSED_TOKENS))], trained, False)] * spec.rehearsal_rows

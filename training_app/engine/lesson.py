@@ -36,8 +36,8 @@ class Lesson:
 
     def step(self, spec: RunSpec, number: int) -> list[Tokens]:
         """The rows of one step, counted from 0."""
-        pool = units(self.train, self.unit)
-        return [row for index in step_rows(len(pool), spec.batch_rows, spec.seed, number) for row in pool[index]]
+        drawn = step_rows(len(self.train) // self.unit, spec.batch_rows, spec.seed, number)
+        return [row for index in drawn for row in self.train[index * self.unit : (index + 1) * self.unit]]
 
 
 def load_lesson(spec: RunSpec) -> Lesson:

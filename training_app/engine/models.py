@@ -35,7 +35,7 @@ def load_base(base_dir: str | Path, device: torch.device, dtype: torch.dtype = t
 def trainable(spec: TrainSpec, machine: Machine) -> Any:
     """The base model ready to be trained under `spec`: all of it, or frozen with an adapter in its linear layers.
 
-    Trained weights stay float32. With bfloat16 the frozen matrices are stored in it and products run under autocast.
+    Trained weights are float32. With bfloat16 the frozen matrices are stored in it and products run under autocast.
     """
     if spec.method == "full":
         base_dir = trained_folder(spec.start_dir, spec.method) if spec.start_dir else spec.base_dir
@@ -43,13 +43,23 @@ def trainable(spec: TrainSpec, machine: Machine) -> Any:
     elif spec.quantization != "none":
         model = load_quantised(spec.base_dir, machine, spec.quantization)
     else:
-        model = load_base(spec.base_dir, machine.device)
+        model = load_base(spec.base_dir, machine.device, machine.dtype)
+        widen(model)
     model.config.use_cache = False
     if spec.gradient_checkpointing:
         use_checkpointing(model)
     if spec.method != "full":
-        model = adapters.attach(model, spec, machine.dtype)
+        model = adapters.attach(model, spec)
     return model.train()
+
+
+def widen(model: Any) -> None:
+    """Take a frozen model's embeddings, norms and other small weights to float32; its matrices stay as they are."""
+    for module in model.modules():
+        if not isinstance(module, torch.nn.Linear):
+            for parameter in module.parameters(recurse=False):
+                if parameter.ndim < 2 or isinstance(module, torch.nn.Embedding):
+                    parameter.data = parameter.data.float()
 
 
 def use_checkpointing(model: Any) -> None:

@@ -26,12 +26,14 @@ from training_app.engine import checkpoints
 from training_app.engine.batches import tokens_of, units
 from training_app.engine.checkpoints import Progress
 from training_app.engine.environment import describe_environment
+from training_app.engine.estimate import heaviest_steps
 from training_app.engine.hardware import Machine, choose_machine, energy_joules, memory_bytes, peak_bytes, used_share
 from training_app.engine.lesson import Lesson, load_lesson
 from training_app.engine.looks import look, perplexity, together
 from training_app.engine.loss import layout_difference
 from training_app.engine.models import parameter_counts, parameter_groups, save_trained, trainable, use_checkpointing
 from training_app.engine.objectives import Layout, Measured, Objective, objective_of, with_reference
+from training_app.engine.pace import Pace
 from training_app.engine.rehearsal import rehearsed_rows, step_rehearsal
 from training_app.engine.rows import file_sha256
 from training_app.engine.schedule import rate_share
@@ -91,6 +93,10 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
     model = trainable(spec, machine)
     # Before a checkpoint is put in, the model still answers as the base does: the new adapter changes nothing yet.
     rehearsed = _rehearse(run_dir, model, lesson, machine) if spec.rehearsal_rows else []
+
+    def repeated(step: int) -> list[Tokens]:
+        return step_rehearsal(rehearsed, spec.rehearsal_rows, spec.seed, step) if rehearsed else []
+
     layout = _layout(spec, model, lesson, machine, channel)
     objective = objective_of(spec)
     if spec.objective in {"dpo", "kto"}:
@@ -111,11 +117,11 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
         base_loss, layout = within(partial(_base_loss, objective, model, lesson, machine), layout)
         progress = replace(progress, base_loss=base_loss)
     if lesson.total_steps - progress.step >= DRY_STEPS:
-        # The longest rows first, to no effect: a lack of memory shows now and not after hours.
-        largest = sorted(units(lesson.train, lesson.unit), key=tokens_of, reverse=True)[: spec.batch_rows]
-        trial = [row for members in largest for row in members]
-        _, layout = within(partial(_learn, objective, model, trial, lesson.unit, team, machine, spec.seed), layout)
-        optimizer.zero_grad(set_to_none=True)
+        # The heaviest steps first, to no effect: a lack of memory shows now and not after hours.
+        for step in heaviest_steps(spec, lesson):
+            trial = [*lesson.step(spec, step), *repeated(step)]
+            _, layout = within(partial(_learn, objective, model, trial, lesson.unit, team, machine, spec.seed), layout)
+            optimizer.zero_grad(set_to_none=True)
     vocabulary = model.config.get_text_config().vocab_size
     trainable_count, total_count = parameter_counts(model)
     channel.emit(
@@ -139,7 +145,8 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
     progress = replace(progress, dtype=str(machine.dtype).removeprefix("torch."))
     used_share(machine)  # the first call starts the count
     energy_before = energy_joules(machine.device)
-    saved_at, started_at, steps_here = time.monotonic(), time.monotonic(), 0
+    saved_at = time.monotonic()
+    pace = Pace(lesson.tokens_per_epoch / lesson.steps_per_epoch, tokens_of(lesson.validation))
     epoch_losses: list[float] = []
     validation_loss: float | None = None
     while progress.step < lesson.total_steps:
@@ -148,11 +155,9 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
         for group in optimizer.param_groups:
             group["lr"] = rate * group["pace"]
         rows = lesson.step(spec, progress.step)
-        extra = step_rehearsal(rehearsed, spec.rehearsal_rows, spec.seed, progress.step) if rehearsed else []
         seed = spec.seed * 1_000_003 + progress.step  # dropout: a function of seed and step
-        part, layout = within(
-            partial(_learn, objective, model, [*rows, *extra], lesson.unit, team, machine, seed), layout
-        )
+        learnt = [*rows, *repeated(progress.step)]
+        part, layout = within(partial(_learn, objective, model, learnt, lesson.unit, team, machine, seed), layout)
         measured = together(part, team)
         team.add_gradients(trained)
         loss = measured.loss
@@ -172,8 +177,8 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
             peak_memory_bytes=max(progress.peak_memory_bytes, peak_bytes(machine.device)),
         )
         progress = with_step(progress, loss)
-        steps_here += 1
-        pace = (time.monotonic() - started_at) / steps_here
+        pace.add_step(seconds, tokens)
+        left = pace.seconds_left(lesson.total_steps - progress.step, _looks_left(spec, lesson, progress.step))
         channel.emit(
             "step",
             step=progress.step,
@@ -185,7 +190,7 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
             tokens=progress.tokens,
             memory_bytes=memory,
             device_use=used_share(machine),
-            seconds_left=round(pace * (lesson.total_steps - progress.step)),
+            seconds_left=round(left),
             **measured.rewards,
         )
         epoch_losses = [*epoch_losses[-lesson.steps_per_epoch + 1 :], loss] if lesson.steps_per_epoch > 1 else [loss]
@@ -194,8 +199,10 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
             risen = f"The loss has risen from {progress.base_loss:.2f} to {progress.smooth_loss:.2f} by step"
             raise InputError(_diverged(spec, f"{risen} {progress.step}"))
         if lesson.validation and (is_last or progress.step % (spec.eval_every or lesson.steps_per_epoch) == 0):
+            look_start = time.monotonic()
             what = (lesson, objective, machine, progress.step, spec.sample_answers, channel, team)
             loss, layout = within(partial(look, _inner(model), *what), layout)
+            pace.add_look(time.monotonic() - look_start)
             if not math.isfinite(loss):
                 raise InputError(
                     _diverged(spec, f"The validation loss is no longer a number after step {progress.step}")
@@ -242,6 +249,14 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
         "adapter": folder.name,
         "adapter_sha256": file_sha256(next(iter(sorted(folder.glob("*.safetensors"))))),
     }
+
+
+def _looks_left(spec: TrainSpec, lesson: Lesson, step: int) -> int:
+    """How many looks at the validation rows follow upon `step`, the one at the end among them."""
+    if not lesson.validation or step == lesson.total_steps:
+        return 0
+    every = spec.eval_every or lesson.steps_per_epoch
+    return (lesson.total_steps - 1) // every - step // every + 1
 
 
 def _energy_since(before: float | None, machine: Machine) -> float | None:
