@@ -269,8 +269,35 @@ class ChatSpec:
         _check_choice("method", self.method, tuple(METHODS))
 
 
-TASKS: Mapping[str, type[PrepareSpec | PreviewSpec | TrainSpec | EvaluateSpec | ChatSpec]] = MappingProxyType(
-    {"prepare": PrepareSpec, "preview": PreviewSpec, "train": TrainSpec, "evaluate": EvaluateSpec, "chat": ChatSpec}
+@dataclass(frozen=True)
+class JudgeSpec:
+    """Have a model score answers by a rubric.
+
+    `rows_path`: one JSON object a line with row (a number), set, question, reference, base_answer and tuned_answer.
+    `llm`: the fields of the `ModelSpec` that generation uses; its key comes from the environment alone.
+    """
+
+    rows_path: str
+    out_dir: str
+    rubric: str
+    llm: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if not self.rubric.strip():
+            raise InputError("rubric is empty: say what makes an answer good.")
+
+
+TASKS: Mapping[str, type[PrepareSpec | PreviewSpec | TrainSpec | EvaluateSpec | ChatSpec | JudgeSpec]] = (
+    MappingProxyType(
+        {
+            "prepare": PrepareSpec,
+            "preview": PreviewSpec,
+            "train": TrainSpec,
+            "evaluate": EvaluateSpec,
+            "chat": ChatSpec,
+            "judge": JudgeSpec,
+        }
+    )
 )
 
 

@@ -1,5 +1,6 @@
 from training_app.models.chat import ChatTurn
 from training_app.models.evaluations import Evaluation, EvaluationRow
+from training_app.models.judging import Grade, Judgement, Rubric, Side, Verdict
 from training_app.models.runs import BaseModel, Metric, RowLoss, Run, Sample
 from training_app.models.sweeps import Sweep, Trial
 
@@ -8,10 +9,15 @@ __all__ = [
     "ChatTurn",
     "Evaluation",
     "EvaluationRow",
+    "Grade",
+    "Judgement",
     "Metric",
     "RowLoss",
+    "Rubric",
     "Run",
     "Sample",
+    "Side",
     "Sweep",
     "Trial",
+    "Verdict",
 ]

@@ -158,7 +158,8 @@ def run_card(request: SignedInRequest, pk: int) -> HttpResponse:
     """The run in a page of Markdown: for a wiki, a report, or the model's folder."""
     found = get_run(request.user, pk)
     newest = next((evaluation for evaluation in found.evaluations.all() if evaluation.summary), None)
-    context = {"run": found, "evaluation": newest, "record": _environment(found)}
+    judgements = newest.judgements.exclude(summary={}).select_related("rubric", "evaluation") if newest else []
+    context = {"run": found, "evaluation": newest, "judgements": judgements, "record": _environment(found)}
     response = render(request, "training/run_card.md", context, content_type="text/markdown; charset=utf-8")
     response["Content-Disposition"] = f'attachment; filename="run-{found.pk}.md"'
     return response
