@@ -5,7 +5,7 @@ from django.shortcuts import get_object_or_404
 
 from finetune_site.projects.access import require_role
 from finetune_site.projects.models import Role
-from training_app.models import ChatTurn, Evaluation, EvaluationRow, Judgement, Run, Sweep
+from training_app.models import Benchmark, ChatTurn, Evaluation, EvaluationRow, Judgement, Run, Sweep
 
 
 def get_run(user: User, pk: int, *, role: Role = Role.VIEWER) -> Run:
@@ -48,3 +48,8 @@ def get_judgement(user: User, pk: int) -> Judgement:
         "evaluation__run__project", "rubric", "server", "job", "created_by"
     )
     return get_object_or_404(judgements, pk=pk)
+
+
+def get_benchmark(user: User, pk: int) -> Benchmark:
+    benchmarks = Benchmark.objects.visible_to(user).select_related("run__project", "job", "created_by")
+    return get_object_or_404(benchmarks, pk=pk)

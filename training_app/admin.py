@@ -5,7 +5,7 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 
-from training_app.models import BaseModel, Evaluation, Judgement, Rubric, Run
+from training_app.models import BaseModel, Benchmark, Evaluation, Judgement, Rubric, Run
 
 
 @admin.register(BaseModel)
@@ -53,3 +53,11 @@ class RubricAdmin(RunAdmin):
     list_filter = ["project"]
     search_fields = ["text"]
     list_select_related = ["project", "created_by"]
+
+
+@admin.register(Benchmark)
+class BenchmarkAdmin(RunAdmin):
+    list_display = ["__str__", "tasks", "limit", "created_by", "created_at"]
+    list_filter = []
+    search_fields = ["run__name"]
+    list_select_related = ["run", "created_by"]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from training_app.models import Run
+from training_app.models.benchmarks import Figure
 
 RESULTS = {
     "train_loss": "Loss at the end",
@@ -49,7 +50,7 @@ def configuration(runs: list[Run]) -> list[Line]:
 
 
 def results(runs: list[Run]) -> list[Line]:
-    """What the engine measured, and the newest evaluation of each run."""
+    """What the engine measured, and the newest evaluation and benchmarks of each run."""
     measured = [Line(title, [_shown(run.result.get(name)) for run in runs]) for name, title in RESULTS.items()]
     newest = [next((found.sets for found in run.evaluations.all() if found.summary), {}) for run in runs]
     judged = [
@@ -57,7 +58,16 @@ def results(runs: list[Run]) -> list[Line]:
         for name in dict.fromkeys(name for sets in newest for name in sets)
         for measure, title in MEASURES.items()
     ]
-    return [line for line in (*measured, *judged) if any(value is not None for value in line.values)]
+    measured_last = [next((found for found in run.benchmarks.all() if found.summary), None) for run in runs]
+    public = [
+        {f"{figure.task}: {figure.metric}": figure for figure in found.figures} if found else {}
+        for found in measured_last
+    ]
+    benched = [
+        Line(name, [_benched(figures.get(name)) for figures in public])
+        for name in dict.fromkeys(name for figures in public for name in figures)
+    ]
+    return [line for line in (*measured, *judged, *benched) if any(value is not None for value in line.values)]
 
 
 def _shown(value: Any) -> Any:
@@ -65,6 +75,10 @@ def _shown(value: Any) -> Any:
     if isinstance(value, float):
         return f"{value:,.4g}"
     return f"{value:,}" if isinstance(value, int) else value
+
+
+def _benched(figure: Figure | None) -> str | None:
+    return f"{figure.tuned:.3f} (base {figure.base:.3f})" if figure else None
 
 
 def _judged(sums: dict[str, float] | None, measure: str) -> str | None:

@@ -14,6 +14,7 @@ from finetune_site.projects.forms import StyledMixin, style
 from finetune_site.projects.models import Project
 from training_app.engine.rubric import DEFAULT
 from training_app.engine.spec import METHODS, OBJECTIVES, PRESETS, ROW_KINDS, TrainSpec, knobs
+from training_app.engine.suites import USUAL, own_tasks, runnable
 from training_app.models import BaseModel, Evaluation, Run, Sweep
 from training_app.services.judging import MAX_RUBRIC
 from training_app.services.sweeps import MAX_RUNS
@@ -272,6 +273,28 @@ class SweepForm(forms.Form):
             except forms.ValidationError as error:
                 self.add_error(name, error)
         return data
+
+
+class BenchmarkForm(StyledMixin, forms.Form):
+    """Which tasks of lm-eval, and how many rows of each. Nobody types a task: its file may hold code."""
+
+    tasks = forms.MultipleChoiceField(
+        widget=forms.CheckboxSelectMultiple, error_messages={"required": "Choose at least one benchmark."}
+    )
+    limit = forms.IntegerField(
+        min_value=0,
+        max_value=100_000,
+        initial=100,
+        label="Rows of each",
+        help_text="0 means all. With 100 rows a share of right answers is known to about 5 in 100, with 1000 to 1.5.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        chooser, offered = self.fields["tasks"], runnable(settings.LM_EVAL_TASKS)
+        assert isinstance(chooser, forms.MultipleChoiceField)
+        chooser.choices = [(name, f"{name} – {line}") for name, line in offered.items()]
+        chooser.initial = own_tasks(settings.LM_EVAL_TASKS) or list(USUAL)
 
 
 class JudgeForm(StyledMixin, forms.Form):

@@ -15,8 +15,8 @@ from finetune_site.jobs.handle import Handle, JobInputError
 from finetune_site.jobs.kinds import job_kind
 from finetune_site.lib.channel import load_json, read_journal, write_json
 from training_app import chatting
-from training_app.engine.spec import EvaluateSpec, PrepareSpec
-from training_app.models import BaseModel, Evaluation, EvaluationRow, Grade, Judgement, Run
+from training_app.engine.spec import BenchmarkSpec, EvaluateSpec, PrepareSpec
+from training_app.models import BaseModel, Benchmark, Evaluation, EvaluationRow, Grade, Judgement, Run
 from training_app.series import Series
 from training_app.services import housekeeping, sweeps
 from training_app.services import runs as services
@@ -122,6 +122,35 @@ def judge(handle: Handle) -> None:
         raise
     _take_over_grades(handle, judgement, out)
     handle.write(lambda: Judgement.objects.filter(pk=judgement.pk).update(summary=result, digest=result["digest"]))
+    shutil.rmtree(out, ignore_errors=True)
+
+
+@job_kind("training.benchmark", title="Run benchmarks", queue="gpu", max_attempts=3)
+def benchmark(handle: Handle) -> None:
+    """Tasks of lm-eval on both models; a later attempt goes on with the next task."""
+    found = Benchmark.objects.select_related("run__version", "run__base", "run__start").get(job=handle.job)
+    run, out = found.run, _work_folder(handle)
+    prepare_base(handle, run.base)
+    shared = {name: value for name, value in run.spec.items() if name in BenchmarkSpec.__dataclass_fields__}
+    del shared["batch_rows"]  # the training's, not ours
+    spec = {
+        "task": "benchmark",
+        **shared,
+        **_threads(),
+        "run_dir": str(run.folder),
+        "out_dir": str(out),
+        "tasks": found.tasks,
+        "tasks_dir": settings.LM_EVAL_TASKS,
+        "limit": found.limit,
+    }
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["event"] in ("started", "figures"):
+            handle.progress(event["done"], event["total"], unit="measurements")
+
+    handle.progress(0, message="Reading the tasks and loading the base model")
+    result = run_engine(handle, spec, out, on_event=on_event)
+    handle.write(lambda: Benchmark.objects.filter(pk=found.pk).update(summary=result))
     shutil.rmtree(out, ignore_errors=True)
 
 

@@ -1,6 +1,17 @@
 from django.urls import path
 
-from training_app.views import chat, compare, evaluations, housekeeping, judging, overview, runs, sweeps, verdicts
+from training_app.views import (
+    benchmarks,
+    chat,
+    compare,
+    evaluations,
+    housekeeping,
+    judging,
+    overview,
+    runs,
+    sweeps,
+    verdicts,
+)
 
 urlpatterns = [
     path("projects/<int:pk>/", overview.project, name="project"),
@@ -37,6 +48,9 @@ urlpatterns = [
     path("evaluations/<int:pk>/verdicts", verdicts.verdicts, name="verdicts"),
     path("evaluations/<int:pk>/verdicts/card", verdicts.verdicts_card, name="verdicts_card"),
     path("evaluation-rows/<int:pk>/verdict", verdicts.verdict_give, name="verdict_give"),
+    path("runs/<int:pk>/benchmark", benchmarks.benchmark_create, name="benchmark_create"),
+    path("benchmarks/<int:pk>/", benchmarks.benchmark, name="benchmark"),
+    path("benchmarks/<int:pk>/body", benchmarks.benchmark_body, name="benchmark_body"),
     path("runs/<int:pk>/chat/", chat.chat, name="chat"),
     path("runs/<int:pk>/chat/ask", chat.chat_ask, name="chat_ask"),
     path("chat/turns/<int:pk>.json", chat.chat_turn, name="chat_turn"),

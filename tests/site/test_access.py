@@ -121,6 +121,9 @@ TABLE: dict[str, Row] = {
     "verdicts": Row(REVIEWER, of="evaluation"),
     "verdicts_card": Row(REVIEWER, of="evaluation"),
     "verdict_give": Row(REVIEWER, "post", of="evaluation row"),
+    "benchmark_create": Row(TRAINER, of="run"),
+    "benchmark": Row(VIEWER, of="benchmark"),
+    "benchmark_body": Row(VIEWER, of="benchmark"),
     "chat": Row(VIEWER, of="run"),
     "chat_ask": Row(VIEWER, "post", of="run"),
     "chat_turn": Row(ASKER, of="turn"),
@@ -147,7 +150,17 @@ def things(project, owner):
     """One of everything an address may name."""
     from datasets_app.models import DatasetVersion, Document, Generation, ImportBatch, ModelServer
     from datasets_app.services import datasets, examples
-    from training_app.models import BaseModel, ChatTurn, Evaluation, EvaluationRow, Judgement, Rubric, Run, Sweep
+    from training_app.models import (
+        BaseModel,
+        Benchmark,
+        ChatTurn,
+        Evaluation,
+        EvaluationRow,
+        Judgement,
+        Rubric,
+        Run,
+        Sweep,
+    )
 
     job = jobs.enqueue(project=project, owner=owner, kind="datasets.seal", label="a label")
     _, token = invite(actor=owner, project=project, email="new@example.org", role=Role.VIEWER)
@@ -178,6 +191,7 @@ def things(project, owner):
     judgement = Judgement.objects.create(
         evaluation=evaluation, rubric=rubric, server=server, model="m", created_by=owner
     )
+    benchmark = Benchmark.objects.create(run=run, tasks=["arc_easy"], limit=10, created_by=owner)
     sweep = Sweep.objects.create(
         project=project, name="S", pattern=run, manner="grid", space={}, budget=2, created_by=owner
     )
@@ -186,7 +200,7 @@ def things(project, owner):
     named = {
         "project": project, "job": job, "document": document, "dataset": dataset, "example": example, "batch": batch,
         "generation": generation, "version": version, "run": run, "evaluation": evaluation, "turn": turn,
-        "sweep": sweep, "evaluation row": row, "judgement": judgement,
+        "sweep": sweep, "evaluation row": row, "judgement": judgement, "benchmark": benchmark,
     }  # fmt: skip
     return {
         "": {},

@@ -1,3 +1,4 @@
+from training_app.models.benchmarks import Benchmark
 from training_app.models.chat import ChatTurn
 from training_app.models.evaluations import Evaluation, EvaluationRow
 from training_app.models.judging import Grade, Judgement, Rubric, Side, Verdict
@@ -6,6 +7,7 @@ from training_app.models.sweeps import Sweep, Trial
 
 __all__ = [
     "BaseModel",
+    "Benchmark",
     "ChatTurn",
     "Evaluation",
     "EvaluationRow",
