@@ -130,6 +130,13 @@ def test_a_server_that_is_gone_is_said_and_not_asked_for_ever(tmp_path: Path) ->
     assert one.code == 2  # where nothing was judged, nothing has succeeded
 
 
+def test_what_the_judge_could_not_read_whole_is_not_asked(server: OllamaDouble, tmp_path: Path) -> None:
+    rows = [("recall", "Q1?", "7 kg", "7 kg", "7 kg " * 3000), ROWS[0]]
+    assert run_engine(tmp_path, fields(tmp_path, server.base_url, rows)).code == 0
+    assert [line["outcome"] for line in grades(tmp_path)] == ["scored", "refused", "scored", "scored"]
+    assert "longer than the judge's context" in grades(tmp_path)[1]["reason"] and len(server.asked) == 3
+
+
 def test_an_empty_rubric_is_refused(server: OllamaDouble, tmp_path: Path) -> None:
     finished: Finished = run_engine(tmp_path, {**fields(tmp_path, server.base_url), "rubric": " "})
     assert finished.code == 2 and "rubric is empty" in finished.refusal

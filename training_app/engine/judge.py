@@ -18,6 +18,7 @@ from training_app.engine.spec import JudgeSpec
 
 SIDES = ("base", "tuned")
 FAILURES_IN_A_ROW = 8
+LETTERS_A_TOKEN = 3  # of most languages it is more
 PROMPT = """You judge the answer that somebody gave to a question. Judge it by this rubric:
 ---
 {rubric}
@@ -67,7 +68,8 @@ def judge(spec: JudgeSpec, channel: Channel) -> dict[str, Any]:
         grades.write("\n")  # a line that a kill tore stays alone
         for row, side in ((row, side) for row in rows for side in SIDES if (row["row"], side) not in settled):
             channel.check()
-            line = {"row": row["row"], "side": side, **_try(model, spec.rubric, row, row[f"{side}_answer"])}
+            grade = _try(model, model_spec, spec.rubric, row, row[f"{side}_answer"])
+            line = {"row": row["row"], "side": side, **grade}
             grades.write(json.dumps(line, ensure_ascii=False) + "\n")
             grades.flush()
             failures = failures + 1 if line["outcome"] == "failed" else 0
@@ -82,13 +84,17 @@ def judge(spec: JudgeSpec, channel: Channel) -> dict[str, Any]:
     return {**who, "sets": {name: _sum([row for row in rows if row["set"] == name], settled) for name in sets}}
 
 
-def _try(model: Any, rubric: str, row: dict[str, Any], answer: str) -> dict[str, Any]:
+def _try(model: Any, model_spec: ModelSpec, rubric: str, row: dict[str, Any], answer: str) -> dict[str, Any]:
     """Outcome, score and reason of one answer. A server that fails on one must not end the others."""
     if not answer.strip():
         return _outcome("scored", 1, "The answer is empty; the judge was not asked.")
     from llama_index.core.prompts import PromptTemplate
 
     words = {"rubric": rubric, "question": row["question"], "reference": row["reference"], "answer": answer}
+    # Ollama cuts what does not fit without a word, and the judge would score what it has not read.
+    room = model_spec.context_window - llm.ANSWER_TOKENS
+    if len(PROMPT) + sum(map(len, words.values())) > LETTERS_A_TOKEN * room:
+        return _outcome("refused", None, "Rubric, question and answers are longer than the judge's context.")
     try:
         grade = model.structured_predict(Grade, PromptTemplate(PROMPT), **words)
     except ValueError:  # pydantic's and the JSON decoder's

@@ -31,7 +31,7 @@ KNOWN: Mapping[str, str] = MappingProxyType(
 USUAL = ("arc_easy", "hellaswag")
 OWN = "From the operator's folder"
 INSTALL = (
-    "lm-eval is not installed on this machine. An operator installs it: pip install -c constraints.txt '.[benchmarks]'."
+    "lm-eval is not installed on this machine. An operator installs it: pip install -c constraints.txt '.[benchmarks]'"
 )
 
 
