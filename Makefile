@@ -40,7 +40,7 @@ bench: .venv/tests             ## every benchmark, one after another
 	touch $@
 
 .venv/tests: .venv/runs
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[postgres,parse,generate,train,ray,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[postgres,parse,generate,train,ray,benchmarks,dev]'
 	touch $@
 
 clean:                         ## remove the environment; data in var/ stays

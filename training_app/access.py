@@ -5,7 +5,7 @@ from django.shortcuts import get_object_or_404
 
 from finetune_site.projects.access import require_role
 from finetune_site.projects.models import Role
-from training_app.models import ChatTurn, Evaluation, Run, Sweep
+from training_app.models import Benchmark, ChatTurn, Evaluation, EvaluationRow, Judgement, Run, Sweep
 
 
 def get_run(user: User, pk: int, *, role: Role = Role.VIEWER) -> Run:
@@ -29,6 +29,27 @@ def get_turn(user: User, pk: int) -> ChatTurn:
     return get_object_or_404(ChatTurn, pk=pk, user=user, run__in=Run.objects.visible_to(user))
 
 
-def get_evaluation(user: User, pk: int) -> Evaluation:
+def get_evaluation(user: User, pk: int, *, role: Role = Role.VIEWER) -> Evaluation:
     evaluations = Evaluation.objects.filter(run__in=Run.objects.visible_to(user))
-    return get_object_or_404(evaluations.select_related("run__project", "run__base", "job"), pk=pk)
+    evaluation = get_object_or_404(evaluations.select_related("run__project", "run__base", "job"), pk=pk)
+    require_role(user, evaluation.run.project, role)
+    return evaluation
+
+
+def get_evaluation_row(user: User, pk: int, *, role: Role = Role.VIEWER) -> EvaluationRow:
+    rows = EvaluationRow.objects.filter(evaluation__run__in=Run.objects.visible_to(user))
+    row = get_object_or_404(rows.select_related("evaluation__run__project"), pk=pk)
+    require_role(user, row.evaluation.run.project, role)
+    return row
+
+
+def get_judgement(user: User, pk: int) -> Judgement:
+    judgements = Judgement.objects.visible_to(user).select_related(
+        "evaluation__run__project", "rubric", "server", "job", "created_by"
+    )
+    return get_object_or_404(judgements, pk=pk)
+
+
+def get_benchmark(user: User, pk: int) -> Benchmark:
+    benchmarks = Benchmark.objects.visible_to(user).select_related("run__project", "job", "created_by")
+    return get_object_or_404(benchmarks, pk=pk)

@@ -5,7 +5,7 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 
-from training_app.models import BaseModel, Evaluation, Run
+from training_app.models import BaseModel, Benchmark, Evaluation, Judgement, Rubric, Run
 
 
 @admin.register(BaseModel)
@@ -34,6 +34,30 @@ class RunAdmin(admin.ModelAdmin):
 @admin.register(Evaluation)
 class EvaluationAdmin(RunAdmin):
     list_display = ["__str__", "created_by", "created_at", "summary"]
+    list_filter = []
+    search_fields = ["run__name"]
+    list_select_related = ["run", "created_by"]
+
+
+@admin.register(Judgement)
+class JudgementAdmin(RunAdmin):
+    list_display = ["__str__", "evaluation", "rubric", "server", "digest", "created_by", "created_at"]
+    list_filter = ["server"]
+    search_fields = ["model", "evaluation__run__name"]
+    list_select_related = ["evaluation__run", "rubric", "server", "created_by"]
+
+
+@admin.register(Rubric)
+class RubricAdmin(RunAdmin):
+    list_display = ["__str__", "project", "sha256", "created_by", "created_at"]
+    list_filter = ["project"]
+    search_fields = ["text"]
+    list_select_related = ["project", "created_by"]
+
+
+@admin.register(Benchmark)
+class BenchmarkAdmin(RunAdmin):
+    list_display = ["__str__", "tasks", "limit", "created_by", "created_at"]
     list_filter = []
     search_fields = ["run__name"]
     list_select_related = ["run", "created_by"]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from training_app.models import Run
+from training_app.models.benchmarks import Figure
 
 RESULTS = {
     "train_loss": "Loss at the end",
@@ -18,6 +19,9 @@ RESULTS = {
     "device": "Computed on",
     "dtype": "Precision",
 }
+# Of an evaluation: counts of rows, and means over them.
+MEASURES = {"right": "right answers", "exact": "exact match", "f1": "token F1", "rouge_l": "ROUGE-L"}
+MEANS = {"f1", "rouge_l"}
 
 
 @dataclass(frozen=True)
@@ -46,14 +50,24 @@ def configuration(runs: list[Run]) -> list[Line]:
 
 
 def results(runs: list[Run]) -> list[Line]:
-    """What the engine measured, and the newest evaluation of each run."""
+    """What the engine measured, and the newest evaluation and benchmarks of each run."""
     measured = [Line(title, [_shown(run.result.get(name)) for run in runs]) for name, title in RESULTS.items()]
     newest = [next((found.sets for found in run.evaluations.all() if found.summary), {}) for run in runs]
     judged = [
-        Line(f"{name}: right answers", [_right(sets.get(name)) for sets in newest])
+        Line(f"{name}: {title}", [_judged(sets.get(name), measure) for sets in newest])
         for name in dict.fromkeys(name for sets in newest for name in sets)
+        for measure, title in MEASURES.items()
     ]
-    return [line for line in (*measured, *judged) if any(value is not None for value in line.values)]
+    measured_last = [next((found for found in run.benchmarks.all() if found.summary), None) for run in runs]
+    public = [
+        {f"{figure.task}: {figure.metric}": figure for figure in found.figures} if found else {}
+        for found in measured_last
+    ]
+    benched = [
+        Line(name, [_benched(figures.get(name)) for figures in public])
+        for name in dict.fromkeys(name for figures in public for name in figures)
+    ]
+    return [line for line in (*measured, *judged, *benched) if any(value is not None for value in line.values)]
 
 
 def _shown(value: Any) -> Any:
@@ -63,7 +77,15 @@ def _shown(value: Any) -> Any:
     return f"{value:,}" if isinstance(value, int) else value
 
 
-def _right(sums: dict[str, float] | None) -> str | None:
-    if sums is None:
+def _benched(figure: Figure | None) -> str | None:
+    return f"{figure.tuned:.3f} (base {figure.base:.3f})" if figure else None
+
+
+def _judged(sums: dict[str, float] | None, measure: str) -> str | None:
+    """A measure of one set; None where there is no evaluation, or only one from before it was measured."""
+    if sums is None or f"tuned_{measure}" not in sums:
         return None
-    return f"{sums['tuned_right']:.0f} of {sums['rows']} (base {sums['base_right']:.0f})"
+    tuned, base = sums[f"tuned_{measure}"], sums[f"base_{measure}"]
+    if measure in MEANS:
+        return f"{tuned:.2f} (base {base:.2f})"
+    return f"{tuned:.0f} of {sums['rows']} (base {base:.0f})"

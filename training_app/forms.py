@@ -8,12 +8,15 @@ from django import forms
 from django.conf import settings
 from django.db.models import Func
 
-from datasets_app.models import DatasetVersion
+from datasets_app.models import DatasetVersion, ModelServer
 from finetune_site.jobs.models import JobState
 from finetune_site.projects.forms import StyledMixin, style
 from finetune_site.projects.models import Project
+from training_app.engine.rubric import DEFAULT
 from training_app.engine.spec import METHODS, OBJECTIVES, PRESETS, ROW_KINDS, TrainSpec, knobs
-from training_app.models import BaseModel, Run, Sweep
+from training_app.engine.suites import USUAL, own_tasks, runnable
+from training_app.models import BaseModel, Evaluation, Run, Sweep
+from training_app.services.judging import MAX_RUBRIC
 from training_app.services.sweeps import MAX_RUNS
 
 # Which machine computes is the operator's and the queue's to say.
@@ -270,6 +273,74 @@ class SweepForm(forms.Form):
             except forms.ValidationError as error:
                 self.add_error(name, error)
         return data
+
+
+class BenchmarkForm(StyledMixin, forms.Form):
+    """Which tasks of lm-eval, and how many rows of each. Nobody types a task: its file may hold code."""
+
+    tasks = forms.MultipleChoiceField(
+        widget=forms.CheckboxSelectMultiple, error_messages={"required": "Choose at least one benchmark."}
+    )
+    limit = forms.IntegerField(
+        min_value=0,
+        max_value=100_000,
+        initial=100,
+        label="Rows of each",
+        help_text="0 means all. With 100 rows a share of right answers is known to about 5 in 100, with 1000 to 1.5.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        chooser, offered = self.fields["tasks"], runnable(settings.LM_EVAL_TASKS)
+        assert isinstance(chooser, forms.MultipleChoiceField)
+        chooser.choices = [(name, f"{name} – {line}") for name, line in offered.items()]
+        chooser.initial = own_tasks(settings.LM_EVAL_TASKS) or list(USUAL)
+
+
+class JudgeForm(StyledMixin, forms.Form):
+    """Which model judges which answers, and by what."""
+
+    model = forms.ChoiceField(
+        label="Judge",
+        help_text="Take a model much stronger than the one it judges, and of another family: models like their own way "
+        "of writing.",
+    )
+    sets = forms.MultipleChoiceField(widget=forms.CheckboxSelectMultiple, label="Questions")
+    max_rows = forms.IntegerField(
+        min_value=1,
+        max_value=1000,
+        initial=50,
+        label="Of each at most",
+        help_text="Each question takes two answers of the judge. Those that people gave verdicts on come first.",
+    )
+    rubric = forms.CharField(
+        max_length=MAX_RUBRIC,
+        widget=forms.Textarea(attrs={"rows": 16}),
+        help_text="What the scores 1 to 5 mean. Beside people's verdicts 4 and 5 count as right, 3 as partly, 1 and 2 "
+        "as wrong. A changed text is kept as a new version.",
+    )
+
+    def __init__(self, *args: Any, evaluation: Evaluation, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.servers = {server.pk: server for server in ModelServer.objects.all()}
+        chooser, sets = self.fields["model"], self.fields["sets"]
+        assert isinstance(chooser, forms.ChoiceField) and isinstance(sets, forms.MultipleChoiceField)
+        chooser.choices = [
+            (f"{server.pk}:{name}", f"{name} on {server}")
+            for server in self.servers.values()
+            for name in server.model_names
+        ]
+        sets.choices = [(name, f"{name} ({sums['rows']})") for name, sums in evaluation.sets.items()]
+        sets.initial = list(evaluation.sets)
+        newest = evaluation.run.project.rubrics.first()
+        self.fields["rubric"].initial = newest.text if newest else DEFAULT
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of `start_judgement`."""
+        server, _, model = self.cleaned_data["model"].partition(":")
+        kept = {name: self.cleaned_data[name] for name in ("sets", "max_rows", "rubric")}
+        return {**kept, "server": self.servers[int(server)], "model": model}
 
 
 def _knob_field(name: str, metadata: Any, default: Any) -> forms.Field:

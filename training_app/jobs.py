@@ -1,7 +1,10 @@
 """The long work of this app: look at a run, train, evaluate. Each may run again from the start without doing harm."""
 
 import fcntl
+import json
+import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +13,18 @@ from django.utils import timezone
 
 from finetune_site.jobs.handle import Handle, JobInputError
 from finetune_site.jobs.kinds import job_kind
-from finetune_site.lib.channel import load_json, write_json
+from finetune_site.lib.channel import load_json, read_journal, write_json
 from training_app import chatting
-from training_app.engine.spec import EvaluateSpec, PrepareSpec
-from training_app.models import BaseModel, Evaluation, EvaluationRow, Run
+from training_app.engine.spec import BenchmarkSpec, EvaluateSpec, PrepareSpec
+from training_app.models import BaseModel, Benchmark, Evaluation, EvaluationRow, Grade, Judgement, Run
 from training_app.series import Series
 from training_app.services import housekeeping, sweeps
 from training_app.services import runs as services
 
 ENGINE = "training_app.engine"
+# What alone carries a model server's key into an engine.
+KEY_VARIABLE = "FINETUNE_LLM_API_KEY"
+TAKE_OVER_SECONDS = 1.0
 
 
 @job_kind("training.preview", title="Look at run", max_attempts=2)
@@ -83,6 +89,71 @@ def evaluate(handle: Handle) -> None:
     shutil.rmtree(out, ignore_errors=True)
 
 
+@job_kind("training.judge", title="Judge answers", max_attempts=3)
+def judge(handle: Handle) -> None:
+    """Have a model score answers; each score becomes a row as soon as it is there, and a later attempt goes on."""
+    judgement = Judgement.objects.select_related("server", "rubric").get(job=handle.job)
+    out, server, taken_at = _work_folder(handle), judgement.server, 0.0
+    _write_answers(judgement, out / "rows.jsonl")
+    llm = {"provider": server.provider, "base_url": server.base_url, "context_window": server.context_window}
+    spec = {
+        "task": "judge",
+        "rows_path": str(out / "rows.jsonl"),
+        "out_dir": str(out),
+        "rubric": judgement.rubric.text,
+        "llm": {**llm, "model": judgement.model},
+    }
+    env = {KEY_VARIABLE: os.environ.get(server.key_variable, "")} if server.key_variable else {}
+
+    def on_event(event: dict[str, Any]) -> None:
+        nonlocal taken_at
+        if event["event"] == "started":
+            handle.write(lambda: Judgement.objects.filter(pk=judgement.pk).update(digest=event["digest"]))
+        if event["event"] in ("started", "grade"):
+            handle.progress(event["done"], event["total"], unit="answers")
+        if event["event"] == "grade" and time.monotonic() - taken_at > TAKE_OVER_SECONDS:
+            _take_over_grades(handle, judgement, out)
+            taken_at = time.monotonic()
+
+    try:
+        result = run_engine(handle, spec, out, on_event=on_event, env=env)
+    except JobInputError:
+        _take_over_grades(handle, judgement, out)
+        raise
+    _take_over_grades(handle, judgement, out)
+    handle.write(lambda: Judgement.objects.filter(pk=judgement.pk).update(summary=result, digest=result["digest"]))
+    shutil.rmtree(out, ignore_errors=True)
+
+
+@job_kind("training.benchmark", title="Run benchmarks", queue="gpu", max_attempts=3)
+def benchmark(handle: Handle) -> None:
+    """Tasks of lm-eval on both models; a later attempt goes on with the next task."""
+    found = Benchmark.objects.select_related("run__version", "run__base", "run__start").get(job=handle.job)
+    run, out = found.run, _work_folder(handle)
+    prepare_base(handle, run.base)
+    shared = {name: value for name, value in run.spec.items() if name in BenchmarkSpec.__dataclass_fields__}
+    del shared["batch_rows"]  # the training's, not ours
+    spec = {
+        "task": "benchmark",
+        **shared,
+        **_threads(),
+        "run_dir": str(run.folder),
+        "out_dir": str(out),
+        "tasks": found.tasks,
+        "tasks_dir": settings.LM_EVAL_TASKS,
+        "limit": found.limit,
+    }
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["event"] in ("started", "figures"):
+            handle.progress(event["done"], event["total"], unit="measurements")
+
+    handle.progress(0, message="Reading the tasks and loading the base model")
+    result = run_engine(handle, spec, out, on_event=on_event)
+    handle.write(lambda: Benchmark.objects.filter(pk=found.pk).update(summary=result))
+    shutil.rmtree(out, ignore_errors=True)
+
+
 @job_kind("training.chat", title="Chat", queue="chat", max_attempts=3)
 def chat(handle: Handle) -> None:
     """Keep a run's model and its base in memory and answer until nobody asks any more."""
@@ -120,14 +191,52 @@ def prepare_base(handle: Handle, base: BaseModel) -> None:
 
 
 def run_engine(
-    handle: Handle, spec: dict[str, Any], folder: Path, *, on_event: Any = None, result: Path | None = None
+    handle: Handle,
+    spec: dict[str, Any],
+    folder: Path,
+    *,
+    on_event: Any = None,
+    result: Path | None = None,
+    env: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Run the engine on a spec kept in `folder`, its log beside it; returns its result."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "spec.json"
     write_json(path, spec)
-    handle.run_engine(ENGINE, [str(path)], log_path=folder / "log.txt", on_event=on_event or (lambda event: None))
+    on_event = on_event or (lambda event: None)
+    handle.run_engine(ENGINE, [str(path)], log_path=folder / "log.txt", on_event=on_event, env=env)
     return load_json((result or folder) / "result.json")
+
+
+def _write_answers(judgement: Judgement, path: Path) -> None:
+    """The questions that were chosen when the judgement was started, with both answers."""
+    rows = EvaluationRow.objects.filter(grades__judgement=judgement).distinct().order_by("index")
+    with path.open("w", encoding="utf-8") as stream:
+        for row in rows:
+            fields = {
+                "row": row.pk,
+                "set": row.set,
+                "question": row.question,
+                # The general questions have no sentence for a reference: any of these is right.
+                "reference": row.answer_key.replace(" | ", " or ") if row.set == "general" else row.reference,
+                "base_answer": row.base_answer,
+                "tuned_answer": row.tuned_answer,
+            }
+            stream.write(json.dumps(fields, ensure_ascii=False) + "\n")
+
+
+def _take_over_grades(handle: Handle, judgement: Judgement, folder: Path) -> None:
+    """Rows for what the judge has said since the last time; said again, the later word stands."""
+    said = {(line["row"], line["side"]): line for line in read_journal(folder / "grades.jsonl")}
+    stored = {(grade.row_id, grade.side): grade for grade in judgement.grades.all()}
+    fresh = []
+    for key, line in said.items():
+        grade, values = stored[key], (line["outcome"], line["score"], line["reason"])
+        if (grade.outcome, grade.score, grade.reason) != values:
+            grade.outcome, grade.score, grade.reason = values
+            fresh.append(grade)
+    if fresh:
+        handle.write(lambda: Grade.objects.bulk_update(fresh, ["outcome", "score", "reason"], batch_size=200))
 
 
 def _work_folder(handle: Handle) -> Path:

@@ -1,6 +1,17 @@
 from django.urls import path
 
-from training_app.views import chat, compare, evaluations, housekeeping, overview, runs, sweeps
+from training_app.views import (
+    benchmarks,
+    chat,
+    compare,
+    evaluations,
+    housekeeping,
+    judging,
+    overview,
+    runs,
+    sweeps,
+    verdicts,
+)
 
 urlpatterns = [
     path("projects/<int:pk>/", overview.project, name="project"),
@@ -31,6 +42,15 @@ urlpatterns = [
     path("runs/<int:pk>/evaluate", evaluations.evaluation_create, name="evaluation_create"),
     path("evaluations/<int:pk>/", evaluations.evaluation, name="evaluation"),
     path("evaluations/<int:pk>/body", evaluations.evaluation_body, name="evaluation_body"),
+    path("evaluations/<int:pk>/judge", judging.judgement_create, name="judgement_create"),
+    path("judgements/<int:pk>/", judging.judgement, name="judgement"),
+    path("judgements/<int:pk>/body", judging.judgement_body, name="judgement_body"),
+    path("evaluations/<int:pk>/verdicts", verdicts.verdicts, name="verdicts"),
+    path("evaluations/<int:pk>/verdicts/card", verdicts.verdicts_card, name="verdicts_card"),
+    path("evaluation-rows/<int:pk>/verdict", verdicts.verdict_give, name="verdict_give"),
+    path("runs/<int:pk>/benchmark", benchmarks.benchmark_create, name="benchmark_create"),
+    path("benchmarks/<int:pk>/", benchmarks.benchmark, name="benchmark"),
+    path("benchmarks/<int:pk>/body", benchmarks.benchmark_body, name="benchmark_body"),
     path("runs/<int:pk>/chat/", chat.chat, name="chat"),
     path("runs/<int:pk>/chat/ask", chat.chat_ask, name="chat_ask"),
     path("chat/turns/<int:pk>.json", chat.chat_turn, name="chat_turn"),

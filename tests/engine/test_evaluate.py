@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.engine.engine_process import run_engine
-from training_app.engine.scoring import contains, is_right, rouge_l, token_f1
+from training_app.engine.scoring import contains, is_exact, is_right, rouge_l, token_f1
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,24 @@ def test_without_a_key_likeness_decides() -> None:
     assert rouge_l("", reference) == token_f1("", reference) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("answer", "reference", "is_same"),
+    [
+        ("The  Part 3 weighs\n21 kg!", "part 3 weighs 21 kg.", True),
+        ("a valve, an hour", "valve hour", True),
+        ("theatre", "atre", False),
+        ("It is 4.2 bar", "It is 42 bar", False),
+        ("-5 °C", "5 °C", False),
+        ("- 5 °C", "5 °C.", True),
+        ("“KX-12”", "kx12", True),
+        ("21 kg, I think", "21 kg", False),
+        ("", "21 kg", False),
+    ],
+)
+def test_exact_match_overlooks_case_punctuation_articles_and_space(answer: str, reference: str, is_same: bool) -> None:
+    assert is_exact(answer, ["another answer", reference]) is is_same
+
+
 @pytest.fixture(scope="module")
 def run_folder(lesson_fields: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluated")
@@ -59,6 +77,9 @@ def test_base_and_tuned_answer_every_question(run_folder: Path, lesson_fields: d
     assert [row["set"] for row in rows] == ["recall"] * 3 + ["validation"] * 3 + ["general"] * 10
     assert rows[0]["question"] == "What is the size of part 3?" and rows[0]["answer_key"] == "21.5 mm"
     assert all(row["base_score"] in (0.0, 1.0) and 0 <= row["tuned_f1"] <= 1 for row in rows)
+    assert [row["tuned_exact"] for row in rows] == [
+        is_exact(row["tuned_answer"], [row["reference"], *row["answer_key"].split(" | ")]) for row in rows
+    ]
     assert finished.of("progress")[-1]["done"] == finished.of("progress")[-1]["total"] == 32
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert {name: entry["rows"] for name, entry in result["sets"].items()} == {
@@ -66,6 +87,8 @@ def test_base_and_tuned_answer_every_question(run_folder: Path, lesson_fields: d
         "validation": 3,
         "general": 10,
     }
+    recall = [row for row in rows if row["set"] == "recall"]
+    assert result["sets"]["recall"]["tuned_exact"] == sum(row["tuned_exact"] for row in recall)
     assert result["tuned_validation_loss"] != result["base_validation_loss"] > 0
 
 

@@ -115,6 +115,15 @@ TABLE: dict[str, Row] = {
     "evaluation_create": Row(TRAINER, "post", of="run"),
     "evaluation": Row(VIEWER, of="evaluation"),
     "evaluation_body": Row(VIEWER, of="evaluation"),
+    "judgement_create": Row(TRAINER, of="evaluation"),
+    "judgement": Row(VIEWER, of="judgement"),
+    "judgement_body": Row(VIEWER, of="judgement"),
+    "verdicts": Row(REVIEWER, of="evaluation"),
+    "verdicts_card": Row(REVIEWER, of="evaluation"),
+    "verdict_give": Row(REVIEWER, "post", of="evaluation row"),
+    "benchmark_create": Row(TRAINER, of="run"),
+    "benchmark": Row(VIEWER, of="benchmark"),
+    "benchmark_body": Row(VIEWER, of="benchmark"),
     "chat": Row(VIEWER, of="run"),
     "chat_ask": Row(VIEWER, "post", of="run"),
     "chat_turn": Row(ASKER, of="turn"),
@@ -139,9 +148,19 @@ def test_the_table_is_complete():
 @pytest.fixture
 def things(project, owner):
     """One of everything an address may name."""
-    from datasets_app.models import DatasetVersion, Document, Generation, ImportBatch
+    from datasets_app.models import DatasetVersion, Document, Generation, ImportBatch, ModelServer
     from datasets_app.services import datasets, examples
-    from training_app.models import BaseModel, ChatTurn, Evaluation, Run, Sweep
+    from training_app.models import (
+        BaseModel,
+        Benchmark,
+        ChatTurn,
+        Evaluation,
+        EvaluationRow,
+        Judgement,
+        Rubric,
+        Run,
+        Sweep,
+    )
 
     job = jobs.enqueue(project=project, owner=owner, kind="datasets.seal", label="a label")
     _, token = invite(actor=owner, project=project, email="new@example.org", role=Role.VIEWER)
@@ -166,6 +185,13 @@ def things(project, owner):
         created_by=owner,
     )
     evaluation = Evaluation.objects.create(run=run, created_by=owner)
+    row = EvaluationRow.objects.create(evaluation=evaluation, index=0, base_score=0, tuned_score=1)
+    rubric = Rubric.objects.create(project=project, number=1, text="5: right", created_by=owner)
+    server = ModelServer.objects.create(name="S", provider="ollama", base_url="http://127.0.0.1:9", offered="m")
+    judgement = Judgement.objects.create(
+        evaluation=evaluation, rubric=rubric, server=server, model="m", created_by=owner
+    )
+    benchmark = Benchmark.objects.create(run=run, tasks=["arc_easy"], limit=10, created_by=owner)
     sweep = Sweep.objects.create(
         project=project, name="S", pattern=run, manner="grid", space={}, budget=2, created_by=owner
     )
@@ -174,7 +200,7 @@ def things(project, owner):
     named = {
         "project": project, "job": job, "document": document, "dataset": dataset, "example": example, "batch": batch,
         "generation": generation, "version": version, "run": run, "evaluation": evaluation, "turn": turn,
-        "sweep": sweep,
+        "sweep": sweep, "evaluation row": row, "judgement": judgement, "benchmark": benchmark,
     }  # fmt: skip
     return {
         "": {},

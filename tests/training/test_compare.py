@@ -55,7 +55,7 @@ def runs(project, trainer, versions):
             result={"validation_loss": 1.5 / number, "train_loss": 0.25},
         )
         made.append(run)
-    sums = {"rows": 10, "base_right": 1.0, "tuned_right": 8.0}
+    sums = {"rows": 10, "base_right": 1.0, "tuned_right": 8.0, "base_exact": 0, "tuned_exact": 3}
     Evaluation.objects.create(run=made[1], created_by=trainer, summary={"sets": {"recall": sums}})
     return made
 
@@ -80,6 +80,8 @@ def test_the_page_shows_what_differs(runs, project, viewer, client_of):
     assert '<th scope="row">epochs</th><td>4.0</td><td>8.0</td>' in asked
     assert "<li>rank: 16</li>" in equal
     assert "8 of 10 (base 1)" in asked
+    assert '<th scope="row">recall: exact match</th><td>–</td><td>3 of 10 (base 0)</td>' in asked
+    assert "recall: ROUGE-L" not in asked  # was not measured
     assert '<th scope="row">Validation loss</th><td>1.5</td><td>0.75</td>' in asked
     assert "1 added" in equal and "What is D?" in equal
     assert "train → validation" in equal or "validation" in equal

@@ -58,7 +58,13 @@ def test_a_run_is_planned_trained_judged_and_asked(project, trainer, viewer, cli
     assert evaluation.job.state == "succeeded", evaluation.job.error_text
     assert evaluation.summary["sets"]["recall"]["rows"] == version.counts["recall"]
     assert EvaluationRow.objects.filter(evaluation=evaluation, set="general").count() == 10
-    assert b"Question by question" in client_of(viewer).get(reverse("evaluation", args=[evaluation.pk])).content
+    judged = client_of(viewer).get(reverse("evaluation", args=[evaluation.pk])).content.decode()
+    assert "Question by question" in judged and "Exact match" in judged
+    exact = evaluation.rows.filter(set="recall", tuned_exact=True).count()
+    assert evaluation.summary["sets"]["recall"]["tuned_exact"] == exact
+    card = client.get(reverse("run_card", args=[run.pk])).content.decode()
+    recall = evaluation.summary["sets"]["recall"]
+    assert f"| {recall['base_exact']} → {exact} |" in card
 
     settings.CHAT_IDLE_SECONDS = 0
     client.post(reverse("chat_ask", args=[run.pk]), {"prompt": "What does part 3 weigh?"})

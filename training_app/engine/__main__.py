@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from finetune_site.lib.channel import Channel, InputError, load_json, read_spec, run
-from training_app.engine.spec import TASKS, ChatSpec, EvaluateSpec, PrepareSpec, PreviewSpec, TrainSpec
+from training_app.engine.spec import (
+    TASKS,
+    BenchmarkSpec,
+    ChatSpec,
+    EvaluateSpec,
+    JudgeSpec,
+    PrepareSpec,
+    PreviewSpec,
+    TrainSpec,
+)
 
 ALLOCATOR = Path("cmeel.prefix/lib/libmimalloc.so")  # of the package cmeel-mimalloc
 
@@ -64,6 +73,14 @@ def _dispatch(channel: Channel, path: Path) -> dict[str, Any]:
         from training_app.engine.evaluate import evaluate
 
         return evaluate(spec, channel)
+    if isinstance(spec, BenchmarkSpec):
+        from training_app.engine.benchmark import benchmark
+
+        return benchmark(spec, channel)
+    if isinstance(spec, JudgeSpec):
+        from training_app.engine.judge import judge
+
+        return judge(spec, channel)
     assert isinstance(spec, ChatSpec)
     from training_app.engine.chat import chat
 

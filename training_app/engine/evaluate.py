@@ -8,7 +8,7 @@ from typing import Any
 from finetune_site.lib.channel import Channel, InputError
 from training_app.engine.general import QUESTIONS
 from training_app.engine.rows import Message, Row, read_rows
-from training_app.engine.scoring import contains, is_right, rouge_l, token_f1
+from training_app.engine.scoring import contains, is_exact, is_right, rouge_l, token_f1
 from training_app.engine.spec import EvaluateSpec
 
 LOSS_TOKENS = 2048
@@ -145,6 +145,8 @@ def _judge(index: int, question: Question, base: str, tuned: str) -> dict[str, A
         "tuned_answer": tuned,
         "base_score": question.score(base),
         "tuned_score": question.score(tuned),
+        "base_exact": is_exact(base, (question.reference, *question.accepted)),
+        "tuned_exact": is_exact(tuned, (question.reference, *question.accepted)),
         "base_f1": round(token_f1(base, question.reference), 4),
         "tuned_f1": round(token_f1(tuned, question.reference), 4),
         "base_rouge_l": round(rouge_l(base, question.reference), 4),
@@ -153,7 +155,9 @@ def _judge(index: int, question: Question, base: str, tuned: str) -> dict[str, A
 
 
 def _sum(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """How many were asked, how many each had right, what the base had right and the tuned kept, mean F1 and ROUGE-L."""
+    """How many were asked, how many each had right and word for word, what the base had right and the tuned kept, mean
+    F1 and ROUGE-L.
+    """
     means = {
         name: round(sum(row[name] for row in rows) / len(rows), 4)
         for name in ("base_f1", "tuned_f1", "base_rouge_l", "tuned_rouge_l")
@@ -163,5 +167,7 @@ def _sum(rows: list[dict[str, Any]]) -> dict[str, float]:
         "base_right": sum(row["base_score"] for row in rows),
         "tuned_right": sum(row["tuned_score"] for row in rows),
         "kept_right": sum(row["base_score"] * row["tuned_score"] for row in rows),
+        "base_exact": sum(row["base_exact"] for row in rows),
+        "tuned_exact": sum(row["tuned_exact"] for row in rows),
         **means,
     }

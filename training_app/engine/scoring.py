@@ -6,8 +6,10 @@ has no key, token F1 (Rajpurkar et al., SQuAD, 2016) of at least 0.6 counts as r
 
 import functools
 import re
+import string
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 RIGHT_F1 = 0.6
@@ -25,6 +27,29 @@ def contains(answer: str, key: str) -> bool:
     words, wanted = tokens(answer), tokens(key)
     size = len(wanted)
     return size > 0 and any(words[start : start + size] == wanted for start in range(len(words) - size + 1))
+
+
+def is_exact(answer: str, references: Iterable[str]) -> bool:
+    """Whether `answer` is one of `references` but for case, punctuation, articles and white space (SQuAD's measure)."""
+    return normal(answer) in {normal(reference) for reference in references}
+
+
+def normal(text: str) -> str:
+    """A text as SQuAD's evaluation compares it (Rajpurkar et al., 2016): lower case, without punctuation, English
+    articles and surplus white space. One thing differs: signs that belong to a number stay, so that 4.2 is not 42.
+    """
+    text = unicodedata.normalize("NFKC", text).lower()
+    text = "".join(sign for place, sign in enumerate(text) if not _is_punctuation(text, place))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def _is_punctuation(text: str, place: int) -> bool:
+    sign = text[place]
+    if sign not in string.punctuation and not unicodedata.category(sign).startswith("P"):
+        return False
+    before, after = text[place - 1 : place], text[place + 1 : place + 2]
+    is_minus = sign == "-" and not before.strip(string.punctuation).strip()
+    return not (after.isdigit() and (before.isdigit() or is_minus))
 
 
 def token_f1(answer: str, reference: str) -> float:

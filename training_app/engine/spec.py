@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from finetune_site.lib.channel import InputError
+from training_app.engine.suites import runnable
 
 OBJECTIVES: Mapping[str, str] = MappingProxyType(
     {
@@ -269,8 +270,67 @@ class ChatSpec:
         _check_choice("method", self.method, tuple(METHODS))
 
 
-TASKS: Mapping[str, type[PrepareSpec | PreviewSpec | TrainSpec | EvaluateSpec | ChatSpec]] = MappingProxyType(
-    {"prepare": PrepareSpec, "preview": PreviewSpec, "train": TrainSpec, "evaluate": EvaluateSpec, "chat": ChatSpec}
+@dataclass(frozen=True)
+class BenchmarkSpec:
+    """Run public benchmarks by lm-eval on the base and the tuned model.
+
+    `tasks_dir`: the operator's folder of task files; without it only the known names can be run.
+    `limit`: the first rows of each task that are asked; 0 means all.
+    """
+
+    base_dir: str
+    run_dir: str
+    out_dir: str
+    tasks: tuple[str, ...]
+    tasks_dir: str = ""
+    limit: int = 100
+    method: str = "dora"
+    batch_rows: int = 8
+    seed: int = 42
+    threads: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        _check_choice("method", self.method, tuple(METHODS))
+        allowed = tuple(runnable(self.tasks_dir))
+        if not self.tasks:
+            raise InputError("tasks is empty: choose at least one benchmark.")
+        for name in self.tasks:
+            _check_choice("tasks", name, allowed)
+        if self.limit < 0 or self.batch_rows < 1:
+            raise InputError("limit must not be below 0, and batch_rows must be at least 1.")
+
+
+@dataclass(frozen=True)
+class JudgeSpec:
+    """Have a model score answers by a rubric.
+
+    `rows_path`: one JSON object a line with row (a number), set, question, reference, base_answer and tuned_answer.
+    `llm`: the fields of the `ModelSpec` that generation uses; its key comes from the environment alone.
+    """
+
+    rows_path: str
+    out_dir: str
+    rubric: str
+    llm: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if not self.rubric.strip():
+            raise InputError("rubric is empty: say what makes an answer good.")
+
+
+TaskSpec = PrepareSpec | PreviewSpec | TrainSpec | EvaluateSpec | ChatSpec | JudgeSpec | BenchmarkSpec
+TASKS: Mapping[str, type[TaskSpec]] = MappingProxyType(
+    {
+        "prepare": PrepareSpec,
+        "preview": PreviewSpec,
+        "train": TrainSpec,
+        "evaluate": EvaluateSpec,
+        "chat": ChatSpec,
+        "judge": JudgeSpec,
+        "benchmark": BenchmarkSpec,
+    }
 )
 
 

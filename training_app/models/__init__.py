@@ -1,17 +1,25 @@
+from training_app.models.benchmarks import Benchmark
 from training_app.models.chat import ChatTurn
 from training_app.models.evaluations import Evaluation, EvaluationRow
+from training_app.models.judging import Grade, Judgement, Rubric, Side, Verdict
 from training_app.models.runs import BaseModel, Metric, RowLoss, Run, Sample
 from training_app.models.sweeps import Sweep, Trial
 
 __all__ = [
     "BaseModel",
+    "Benchmark",
     "ChatTurn",
     "Evaluation",
     "EvaluationRow",
+    "Grade",
+    "Judgement",
     "Metric",
     "RowLoss",
+    "Rubric",
     "Run",
     "Sample",
+    "Side",
     "Sweep",
     "Trial",
+    "Verdict",
 ]

@@ -46,8 +46,12 @@ class EvaluationRow(models.Model):
     tuned_answer = models.TextField()
     base_score = models.FloatField()
     tuned_score = models.FloatField()
+    base_exact = models.BooleanField(null=True, help_text="Empty: judged before this was measured")
+    tuned_exact = models.BooleanField(null=True)
     base_f1 = models.FloatField(default=0)
     tuned_f1 = models.FloatField(default=0)
+    base_rouge_l = models.FloatField(null=True)
+    tuned_rouge_l = models.FloatField(null=True)
 
     class Meta:
         ordering = ["index"]

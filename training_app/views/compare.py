@@ -22,7 +22,7 @@ def run_compare(request: SignedInRequest, project: int) -> HttpResponse:
     runs = list(
         Run.objects.filter(project=found, pk__in=picked)
         .select_related("version__dataset", "base", "job")
-        .prefetch_related("evaluations")
+        .prefetch_related("evaluations", "benchmarks")
         .order_by("pk")[: MAX_RUNS + 1]
     )
     if not 2 <= len(runs) <= MAX_RUNS:

@@ -6,9 +6,10 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
-from finetune_site.projects.access import SignedInRequest
+from finetune_site.projects.access import SignedInRequest, has_role
 from finetune_site.projects.models import Role
 from training_app.access import get_evaluation, get_run
+from training_app.models import Verdict
 from training_app.services import runs as services
 
 ROWS = 50
@@ -38,10 +39,16 @@ def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
     found = get_evaluation(request.user, pk)
     chosen = request.GET.get("set", "")
     rows = found.rows.filter(set=chosen) if chosen else found.rows.all()
+    project = found.run.project
+    judgements = found.judgements.select_related("rubric", "job", "evaluation")
     return {
+        "may_judge": has_role(request.user, project, Role.REVIEWER),
+        "may_train": has_role(request.user, project, Role.TRAINER),
+        "judgements": [(judgement, judgement.agreement()) for judgement in judgements],
+        "verdicts": Verdict.objects.filter(row__evaluation=found).sums(),
         "evaluation": found,
         "run": found.run,
-        "project": found.run.project,
+        "project": project,
         "section": "runs",
         "chosen": chosen,
         "sets": found.sets,

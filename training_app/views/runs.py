@@ -158,7 +158,14 @@ def run_card(request: SignedInRequest, pk: int) -> HttpResponse:
     """The run in a page of Markdown: for a wiki, a report, or the model's folder."""
     found = get_run(request.user, pk)
     newest = next((evaluation for evaluation in found.evaluations.all() if evaluation.summary), None)
-    context = {"run": found, "evaluation": newest, "record": _environment(found)}
+    judgements = newest.judgements.exclude(summary={}).select_related("rubric", "evaluation") if newest else []
+    context = {
+        "run": found,
+        "evaluation": newest,
+        "judgements": judgements,
+        "benchmark": found.benchmarks.exclude(summary={}).first(),
+        "record": _environment(found),
+    }
     response = render(request, "training/run_card.md", context, content_type="text/markdown; charset=utf-8")
     response["Content-Disposition"] = f'attachment; filename="run-{found.pk}.md"'
     return response
@@ -307,6 +314,7 @@ def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
         "describe_form": DescribeForm(initial={"notes": found.notes, "tags": ", ".join(found.tags)}),
         "curves": (*CURVES, *REWARD_CURVES) if has_rewards else CURVES,
         "evaluations": found.evaluations.select_related("job"),
+        "benchmarks": found.benchmarks.select_related("job"),
         "log": tail(found.folder / "log.txt", LOG_BYTES),
         "may_train": has_role(request.user, found.project, Role.TRAINER),
         "may_control": found.job is not None and may_control(request.user, found.job),
