@@ -43,6 +43,7 @@ def test_a_run_tells_every_step_and_leaves_a_whole_folder(undisturbed: tuple[Fin
     with safe_open(folder / "adapter" / "adapter_model.safetensors", "pt") as adapter:
         assert any("lora_magnitude_vector" in name for name in adapter.keys())  # noqa: SIM118
     environment = json.loads((folder / "environment.json").read_text())
+    assert environment["allocator"] == "libmimalloc.so"
     assert environment["seed"] == 42 and environment["packages"]["torch"] and len(environment["base_sha256"]) == 64
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-4", "step-8"]
     assert not list(folder.rglob("*.part")) and not list(folder.rglob("*.bin"))

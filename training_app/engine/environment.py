@@ -1,6 +1,7 @@
 """What a run was made with: package versions, hardware, seed, data hash, base model."""
 
 import hashlib
+import os
 import platform
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -24,6 +25,7 @@ def describe_environment(spec: TrainSpec, machine: Machine, tokenizer: Any) -> d
         "device": machine.name,
         "dtype": str(machine.dtype).removeprefix("torch."),
         "threads": machine.threads,
+        "allocator": Path(os.environ.get("LD_PRELOAD", "")).name or "the system's",
         "cores": psutil.cpu_count(logical=False),
         "memory_bytes": psutil.virtual_memory().total,
         "matmul_flops": round(machine.matmul_flops),

@@ -37,14 +37,17 @@ def footprint(spec: RunSpec, config: Any, machine: Machine, batches: list[Batch]
     Where a step has several parts the gradients of the earlier ones are there too (`is_accumulating`).
     """
     model = _empty_model(spec, config, machine)
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         held = _Held()
         _give_storage(model, machine.device)
         for tensor in [*model.parameters(), *model.buffers()]:
             held.add(tensor)
         model_bytes = held.now
         try:
-            _learn(model, machine, batches, is_accumulating, held)
+            for batch in batches:
+                tensors = {name: mode.from_tensor(part) for name, part in vars(batch).items() if name != "rows"}
+                laid = replace(batch, **tensors)
+                _learn(model, machine, laid, is_accumulating, held)
             peak_bytes = held.peak
         except RuntimeError:  # a model whose course depends on values, which are not there: a router of experts
             peak_bytes = model_bytes + _reckoned(spec, config.get_text_config(), machine, batches)
@@ -62,14 +65,15 @@ def footprint(spec: RunSpec, config: Any, machine: Machine, batches: list[Batch]
     )
 
 
-def _learn(model: Any, machine: Machine, batches: list[Batch], is_accumulating: bool, held: "_Held") -> None:
+def _learn(model: Any, machine: Machine, batch: Batch, is_accumulating: bool, held: "_Held") -> None:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     with held:
-        for batch in batches:
-            for parameter in model.parameters():
-                needs = is_accumulating and parameter.requires_grad
-                parameter.grad = torch.zeros_like(parameter) if needs else None
-            token_losses(inner, batch.to(machine.device), machine).sum().backward()
+        batch = batch.to(machine.device)
+        held.add(batch.attention_mask)
+        for parameter in model.parameters():
+            needs = is_accumulating and parameter.requires_grad
+            parameter.grad = torch.zeros_like(parameter) if needs else None
+        token_losses(inner, batch, machine).sum().backward()
 
 
 def _reckoned(spec: RunSpec, text: Any, machine: Machine, batches: list[Batch]) -> int:
