@@ -1,20 +1,22 @@
 """How fast the training engine is beside transformers' Trainer and TRL's SFTTrainer, at equal loss.
 
-The same rows in the same order, the same model, adapter, precision and threads; repetitions interleaved, medians told.
-Tokens per second count the tokens of the rows, never padding. Two lessons: rows of varied and of uniform length. Run
-alone: `.venv/bin/python benchmarks/training.py [--repetitions 3] [--steps 5] [--method dora] [--base FOLDER]`. Takes
-some ten minutes with the bundled model.
+The same rows, model, adapter, precision and threads; each arm is a process of its own, repetitions are interleaved,
+medians told. Tokens per second count the tokens of the rows, never padding; the first step is left out as a warm-up.
+Two lessons: rows of varied and of uniform length. Run alone: `.venv/bin/python benchmarks/training.py
+[--repetitions 3] [--steps 5] [--method dora] [--lessons varied uniform] [--base FOLDER]`. Takes some fifteen minutes
+with the bundled model.
 """
 
 import argparse
-import gc
 import json
 import os
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,16 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 BATCH_ROWS = 8
 ARMS = ("engine", "trainer", "trl", "trl_packed")
+LESSONS = {"varied": (4, 90), "uniform": (30, 32)}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one arm reached once."""
+
+    tokens_per_second: float
+    mean_loss: float
+    peak_bytes: int
 
 
 def main() -> None:
@@ -33,13 +45,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--method", choices=("lora", "dora"), default="dora")
     parser.add_argument("--base", type=Path, help="a base model's folder instead of the bundled model")
+    parser.add_argument("--lessons", nargs="*", choices=tuple(LESSONS), default=list(LESSONS))
+    parser.add_argument("--arm", choices=ARMS[1:], help=argparse.SUPPRESS)  # one arm, in a process of its own
+    parser.add_argument("--spec", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.arm:
+        print(json.dumps(asdict(run_library(options.arm, options.spec))))
+        return
     with tempfile.TemporaryDirectory(prefix="finetune-bench-") as folder:
         base = options.base or prepare_base(Path(folder))
         figures: dict[str, Any] = {"method": options.method}
-        for name, lengths in (("varied", (4, 90)), ("uniform", (30, 32))):
-            figures[name] = compare(Path(folder) / name, base, lengths, options)
-        figures["matmul_share"] = figures["varied"]["matmul_share"]
+        for name in options.lessons:
+            figures[name] = compare(Path(folder) / name, base, LESSONS[name], options)
+        figures["matmul_share"] = figures[options.lessons[0]]["matmul_share"]
         figures["portal_overhead"] = portal_overhead(Path(folder) / "portal", base, options)
     print(json.dumps(figures))
 
@@ -76,7 +94,6 @@ def make_version(path: Path, rows: int, words: tuple[int, int]) -> None:
 
 def compare(folder: Path, base: Path, words: tuple[int, int], options: argparse.Namespace) -> dict[str, Any]:
     """Every arm `repetitions` times, interleaved, and a table."""
-    from training_app.engine.batches import step_rows
     from training_app.engine.hardware import choose_machine
     from training_app.engine.lesson import load_lesson
     from training_app.engine.spec import TrainSpec
@@ -95,50 +112,59 @@ def compare(folder: Path, base: Path, words: tuple[int, int], options: argparse.
         rehearsal_share=0.0,  # the others have nothing like it
     )
     lesson, machine = load_lesson(spec), choose_machine(0, "auto", "auto")
-    order = [step_rows(len(lesson.train), BATCH_ROWS, spec.seed, step) for step in range(options.steps)]
-    rows = [lesson.train[index] for step in order for index in step]
-    speeds: dict[str, list[float]] = {arm: [] for arm in ARMS}
-    losses: dict[str, float] = {}
+    spec = replace(spec, dtype=str(machine.dtype).removeprefix("torch."), threads=machine.threads)
+    reached: dict[str, list[Figures]] = {arm: [] for arm in ARMS}
     for repetition in range(options.repetitions):
         for arm in ARMS if repetition % 2 == 0 else ARMS[::-1]:
-            run_folder = folder / f"{arm}-{repetition}"
-            run = run_engine if arm == "engine" else run_rival
-            speed, losses[arm] = run(arm, spec, rows, machine, run_folder)
-            speeds[arm].append(speed)
-            gc.collect()
-            print(f"{folder.name:8} {arm:11} {speed:7.1f} tokens/s  loss {losses[arm]:.4f}", flush=True)
-    return summarise(spec, lesson, machine, order, speeds, losses)
+            run = replace(spec, run_dir=str(folder / f"{arm}-{repetition}"))
+            found = run_arm(arm, run)
+            reached[arm].append(found)
+            print(
+                f"{folder.name:8} {arm:12} {found.tokens_per_second:7.1f} tokens/s  loss {found.mean_loss:.4f}  "
+                f"peak {found.peak_bytes / 1e9:.2f} GB",
+                flush=True,
+            )
+    return summarise(spec, lesson, machine, reached)
 
 
-def run_engine(arm: str, spec: Any, rows: list[Any], machine: Any, folder: Path) -> tuple[float, float]:
-    """The engine's own training, with every event told, the first step left out as a warm-up."""
-    from dataclasses import replace
-
-    from finetune_site.lib.channel import Channel
-    from training_app.engine.train import train
-
-    stamps: list[tuple[float, int, float]] = []
-
-    class Listener(Channel):
-        should_stop = False
-
-        def __init__(self) -> None:
-            """Nobody listens on standard output here: it stays the table's."""
-
-        def emit(self, event: str, **fields: Any) -> None:
-            if event == "step":
-                stamps.append((time.perf_counter(), fields["tokens"], fields["loss"]))
-
-        def keep_journal(self, path: Path) -> None:
-            """The portal's price is measured apart."""
-
-    dtype = str(machine.dtype).removeprefix("torch.")
-    train(replace(spec, run_dir=str(folder), dtype=dtype), Listener())
-    (start, before, _), (end, after, _) = stamps[0], stamps[-1]
-    return (after - before) / (end - start), statistics.mean(loss for _, _, loss in stamps)
+def ordered(spec: Any, lesson: Any) -> list[list[Any]]:
+    """The rows of every step, as the engine draws them."""
+    return [lesson.step(spec, step) for step in range(lesson.total_steps)]
 
 
-def run_rival(arm: str, spec: Any, rows: list[Any], machine: Any, folder: Path) -> tuple[float, float]:
+def run_arm(arm: str, spec: Any) -> Figures:
+    """One arm once, in a process of its own."""
+    folder = Path(spec.run_dir)
+    folder.mkdir(parents=True)
+    path = folder / "benchmark-spec.json"
+    path.write_text(json.dumps({"task": "train", **asdict(spec)}), encoding="utf-8")
+    if arm == "engine":
+        return run_engine(path, folder)
+    own = [sys.executable, __file__, "--arm", arm, "--spec", str(path)]
+    return Figures(**json.loads(output_of(own).splitlines()[-1]))
+
+
+def output_of(command: list[str], **options: Any) -> str:
+    """What a program prints; its failure ends the benchmark."""
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, **options)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}")
+    return done.stdout
+
+
+def run_engine(path: Path, folder: Path) -> Figures:
+    """The engine as it is shipped."""
+    told = output_of([sys.executable, "-m", "training_app.engine", str(path)], cwd=ROOT).splitlines()
+    steps = [event for event in map(json.loads, told) if event["event"] == "step"]
+    first, last = steps[0], steps[-1]
+    return Figures(
+        (last["tokens"] - first["tokens"]) / (last["at"] - first["at"]),
+        statistics.mean(event["loss"] for event in steps),
+        json.loads((folder / "result.json").read_text())["peak_memory_bytes"],
+    )
+
+
+def run_library(arm: str, path: Path) -> Figures:
     """Trainer or SFTTrainer over the same rows in the same order, at the same precision."""
     import torch
     from datasets import Dataset
@@ -154,6 +180,15 @@ def run_rival(arm: str, spec: Any, rows: list[Any], machine: Any, folder: Path) 
     )
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
+
+    from training_app.engine.__main__ import load_spec
+    from training_app.engine.hardware import choose_machine, peak_bytes
+    from training_app.engine.lesson import load_lesson
+    from training_app.engine.spec import TrainSpec
+
+    spec: Any = TrainSpec(**{name: value for name, value in load_spec(path).items() if name != "task"})
+    machine: Any = choose_machine(spec.threads, spec.device, spec.dtype)
+    rows = [row for step in ordered(spec, load_lesson(spec)) for row in step]
 
     class Clock(TrainerCallback):
         def __init__(self) -> None:
@@ -180,8 +215,8 @@ def run_rival(arm: str, spec: Any, rows: list[Any], machine: Any, folder: Path) 
         use_dora=spec.method == "dora",
     )
     tokenizer = AutoTokenizer.from_pretrained(spec.base_dir)
-    shared = {
-        "output_dir": str(folder),
+    shared: dict[str, Any] = {
+        "output_dir": spec.run_dir,
         "per_device_train_batch_size": BATCH_ROWS,
         "num_train_epochs": 1,
         "learning_rate": spec.learning_rate,
@@ -220,9 +255,9 @@ def run_rival(arm: str, spec: Any, rows: list[Any], machine: Any, folder: Path) 
         )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    return tokens_after_first_step(arm, trainer, rows) / (clock.stamps[-1] - clock.stamps[0]), statistics.mean(
-        clock.losses
-    )
+    seconds = clock.stamps[-1] - clock.stamps[0]
+    speed = tokens_after_first_step(arm, trainer, rows) / seconds
+    return Figures(speed, statistics.mean(clock.losses), peak_bytes(machine.device))
 
 
 def tokens_after_first_step(arm: str, trainer: Any, rows: list[Any]) -> float:
@@ -252,18 +287,19 @@ def pad(batch: list[Any], filler: int) -> dict[str, Any]:
     }
 
 
-def summarise(spec: Any, lesson: Any, machine: Any, order: list[list[int]], speeds: Any, losses: Any) -> dict[str, Any]:
+def summarise(spec: Any, lesson: Any, machine: Any, reached: dict[str, list[Figures]]) -> dict[str, Any]:
     from training_app.engine.estimate import step_flops
     from training_app.engine.models import read_config
     from training_app.engine.prepare import count_parameters
 
-    medians = {arm: statistics.median(found) for arm, found in speeds.items()}
+    medians = {arm: statistics.median(found.tokens_per_second for found in every) for arm, every in reached.items()}
     config, parameters = read_config(spec.base_dir), count_parameters(Path(spec.base_dir))
-    batches = [[lesson.train[index] for index in step] for step in order]
-    flops_per_token = sum(step_flops(spec, rows, config, parameters) for rows in batches) / lesson.tokens_per_epoch
+    flops = sum(step_flops(spec, rows, config, parameters) for rows in ordered(spec, lesson))
+    flops_per_token = flops / lesson.tokens_per_epoch
     return {
         "tokens_per_second": {arm: round(speed, 1) for arm, speed in medians.items()},
-        "mean_loss": {arm: round(loss, 4) for arm, loss in losses.items()},
+        "mean_loss": {arm: round(every[-1].mean_loss, 4) for arm, every in reached.items()},
+        "peak_gb": {arm: round(max(found.peak_bytes for found in every) / 1e9, 2) for arm, every in reached.items()},
         "engine_over_trainer": round(medians["engine"] / medians["trainer"], 3),
         "engine_over_trl": round(medians["engine"] / max(medians["trl"], medians["trl_packed"]), 3),
         "matmul_share": round(medians["engine"] * flops_per_token / machine.matmul_flops, 3),
@@ -275,8 +311,6 @@ def summarise(spec: Any, lesson: Any, machine: Any, order: list[list[int]], spee
 
 def portal_overhead(folder: Path, base: Path, options: argparse.Namespace) -> float:
     """Share of its speed that the engine loses under the site's supervisor, each as a process of its own."""
-    import subprocess
-
     from finetune_site.lib.process import Engine
 
     make_version(folder / "version.parquet", options.steps * BATCH_ROWS, (4, 90))

@@ -27,10 +27,11 @@ STEP_SECONDS = 0.05  # what a step costs however small it is
 # Products per token and weight: forward, gradient of the inputs, and in full training the gradient of the weights.
 PASSES = {"lora": 2.15, "dora": 2.4, "oft": 3.0, "full": 3.0}
 QUANTISED_BYTES = {"8bit": 1.03, "4bit": 0.52}  # a weight with its share of the scales
-# Beside what tensors hold: on a processor what the allocator and oneDNN's compiled products take (measured: 0.8 to 1.1
-# GB), on CUDA the blocks that the caching allocator cannot use.
-PROCESSOR_BYTES = 950 * 10**6
-CUDA_SHARE = 1.05
+# What a processor's allocator and oneDNN's compiled products take beside what tensors hold: so much, and a share of
+# what a step holds for its backward pass (measured under mimalloc).
+PROCESSOR_BYTES = 350 * 10**6
+PROCESSOR_SHARE = {torch.float32: 0.1, torch.bfloat16: 0.27}
+CUDA_SHARE = 1.05  # with the blocks that the caching allocator cannot use
 SAMPLED_STEPS = 16
 SCANNED_STEPS = 5000
 REHEARSED_TOKENS = 50
@@ -104,7 +105,8 @@ def _memory(spec: RunSpec, found: Footprint, machine: Machine) -> int:
     if machine.device.type == "cuda":
         return int(step * CUDA_SHARE)
     file = sum(path.stat().st_size for path in Path(spec.base_dir).glob("*.safetensors"))
-    return int(memory_bytes(machine.device) + max(file + found.model_bytes, step + PROCESSOR_BYTES))
+    beside = PROCESSOR_BYTES + PROCESSOR_SHARE[machine.dtype] * (found.peak_bytes - found.model_bytes)
+    return int(memory_bytes(machine.device) + max(file + found.model_bytes, step + beside))
 
 
 def _seconds(spec: RunSpec, lesson: Lesson, machine: Machine, config: Any, parameters: int) -> float:

@@ -45,7 +45,9 @@ def footprint(spec: RunSpec, config: Any, machine: Machine, batches: list[Batch]
         model_bytes = held.now
         try:
             for batch in batches:
-                tensors = {name: mode.from_tensor(part) for name, part in vars(batch).items() if name != "rows"}
+                tensors: dict[str, Any] = {
+                    name: mode.from_tensor(part) for name, part in vars(batch).items() if name != "rows"
+                }
                 laid = replace(batch, **tensors)
                 _learn(model, machine, laid, is_accumulating, held)
             peak_bytes = held.peak
