@@ -11,6 +11,7 @@ from training_app.engine.models import read_config
 from training_app.engine.rows import KINDS, Row, read_rows
 from training_app.engine.spec import OBJECTIVES, ROW_KINDS, RunSpec
 from training_app.engine.template import Tokens, load_tokenizer, tokenize
+from training_app.engine.token_cache import cached
 
 # Rows drawn together: chosen and rejected answer; for KTO also the prompt with an unrelated answer.
 UNITS = {"dpo": 2, "kto": 3, "orpo": 2}
@@ -50,7 +51,12 @@ def load_lesson(spec: RunSpec) -> Lesson:
     context: int = read_config(spec.base_dir).get_text_config().max_position_embeddings
     longest = min(spec.max_length, context)
     parts = {split: [row for row in rows if row.split == split] for split in ("train", "validation", "recall")}
-    made = {split: _tokenize(spec, tokenizer, parts[split], longest) for split in ("train", "validation")}
+
+    def tokenize_splits() -> dict[str, list[Tokens]]:
+        return {split: _tokenize(spec, tokenizer, parts[split], longest) for split in ("train", "validation")}
+
+    settings = {"longest": longest, "objective": spec.objective}
+    made = cached(spec.base_dir, spec.data_path, tokenizer, settings, tokenize_splits)
     if not made["train"]:
         raise InputError("The dataset version has no training rows. Seal one with a smaller validation share.")
     unit = UNITS.get(spec.objective, 1)
