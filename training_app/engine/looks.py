@@ -43,7 +43,7 @@ def look(
         return found.loss
     link.emit("eval", step=step, loss=found.loss, perplexity=perplexity(found.loss), **found.rewards)
     link.emit("rows", step=step, losses=[[example, round(loss, 5)] for example, loss in found.by_example.items()])
-    if team.is_first:
+    if team.is_first or layout.team.size > 1:
         _answer(model, lesson, machine, step, samples, link)
     return found.loss
 

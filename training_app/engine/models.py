@@ -43,7 +43,8 @@ def trainable(spec: TrainSpec, machine: Machine) -> Any:
     elif spec.quantization != "none":
         model = load_quantised(spec.base_dir, machine, spec.quantization)
     else:
-        model = load_base(spec.base_dir, machine.device, machine.dtype)
+        device = torch.device("cpu") if spec.shard else machine.device  # to be split, layer after layer
+        model = load_base(spec.base_dir, device, machine.dtype)
         widen(model)
     model.config.use_cache = False
     if spec.gradient_checkpointing:

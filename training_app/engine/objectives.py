@@ -5,8 +5,7 @@ the mean over the whole step. Formulas: DPO, Rafailov et al. 2023 (arXiv 2305.18
 al. 2024 (arXiv 2402.01306), section 4; ORPO, Hong et al. 2024 (arXiv 2403.07691), equations 6 and 7.
 """
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,21 +13,33 @@ from typing import Any, Protocol
 import torch
 from torch.nn.functional import logsigmoid
 
-from finetune_site.lib.channel import write_json
 from training_app.engine.batches import Batch, micro_batches, units
 from training_app.engine.hardware import Machine
 from training_app.engine.lesson import UNITS, Lesson
 from training_app.engine.loss import length_multiple, token_losses
+from training_app.engine.sharding import in_step
 from training_app.engine.spec import RunSpec
+from training_app.engine.team import ALONE, Team
 from training_app.engine.template import REHEARSED, Tokens
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How rows are computed: tokens at once, and whether several rows may share a sequence."""
+    """How rows are computed: tokens at once, whether several rows may share a sequence, and by whom together.
+
+    The members of `team` hold parts of the model's weights: they make as many passes each. Alone: whole weights.
+    """
 
     token_limit: int
     share_prefix: bool
+    team: Team = ALONE
+
+    def batches(
+        self, rows: list[Tokens], model: Any, machine: Machine, *, unit: int = 1, learn: bool = False
+    ) -> Iterator[Batch]:
+        """The rows laid together, as many at once as the layout allows."""
+        laid = micro_batches(rows, self.token_limit, self.share_prefix, length_multiple(machine), unit)
+        return laid if self.team.size == 1 else in_step(list(laid), model, machine, self.team, learn=learn)
 
 
 @dataclass(frozen=True)
@@ -91,8 +102,7 @@ class Wording:
         trained_tokens = sum(sum(row.trained[1:]) for row in of or rows)
         own_tokens = sum(sum(row.trained[1:]) for row in of or rows if row.example_id != REHEARSED)
         total, by_example = 0.0, _Sums()
-        multiple = length_multiple(machine)
-        for batch in micro_batches(rows, layout.token_limit, layout.share_prefix, multiple):
+        for batch in layout.batches(rows, model, machine, learn=learn):
             batch = batch.to(machine.device)
             with torch.set_grad_enabled(learn):
                 losses = token_losses(model, batch, machine)
@@ -167,8 +177,7 @@ class Preference:
         count = len(whole)
         loss = margin = above = 0.0
         by_example = _Sums()
-        multiple = length_multiple(machine)
-        for batch in micro_batches(pairs, layout.token_limit, layout.share_prefix, multiple, unit=2):
+        for batch in layout.batches(pairs, model, machine, unit=2, learn=learn):
             batch = batch.to(machine.device)
             with torch.set_grad_enabled(learn):
                 losses, chosen, rejected = self._loss(_pairs(model, batch, machine), self._beta, baseline)
@@ -186,7 +195,7 @@ class Preference:
         if not rows:
             return 0.0
         total = 0.0
-        for batch in micro_batches(rows, layout.token_limit, layout.share_prefix, length_multiple(machine)):
+        for batch in layout.batches(rows, model, machine):
             found = -batch.sums(token_losses(model, batch.to(machine.device), machine).cpu())
             total += float(found.sum()) - sum(row.reference for row in batch.rows)
         return max(0.0, total / len(rows))
@@ -197,10 +206,10 @@ def with_reference(path: Path, model: Any, lesson: Lesson, layout: Layout, machi
 
     `model` must still answer as the base does. Computed beforehand, they cost no second model beside the trained one.
     """
-    if not path.exists():
-        sets = {"train": lesson.train, "validation": lesson.validation}
-        write_json(path, {name: log_probabilities(model, rows, layout, machine) for name, rows in sets.items()})
-    found = json.loads(path.read_text(encoding="utf-8"))
+    sets = {"train": lesson.train, "validation": lesson.validation}
+    found = layout.team.once(
+        path, lambda: {name: log_probabilities(model, rows, layout, machine) for name, rows in sets.items()}
+    )
     return replace(
         lesson,
         train=[replace(row, reference=value) for row, value in zip(lesson.train, found["train"], strict=True)],
@@ -218,7 +227,7 @@ def log_probabilities(model: Any, rows: list[Tokens], layout: Layout, machine: M
     was_training = model.training
     model.eval()
     found: dict[int, float] = {}
-    for batch in micro_batches(rows, layout.token_limit, layout.share_prefix, length_multiple(machine)):
+    for batch in layout.batches(rows, model, machine):
         sums = -batch.sums(token_losses(model, batch.to(machine.device), machine).cpu())
         found |= {id(row): float(value) for row, value in zip(batch.rows, sums, strict=True)}
     model.train(was_training)

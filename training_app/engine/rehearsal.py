@@ -6,16 +6,15 @@ replay, Robins 1995, with the model's own words as in Li and Hoiem, Learning wit
 questions, nor their like, is among those of `general.py`, which measure what was forgotten.
 """
 
-import json
 import random
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from finetune_site.lib.channel import write_json
 from training_app.engine.answers import end_tokens, pad_left
 from training_app.engine.hardware import Machine
+from training_app.engine.team import Team
 from training_app.engine.template import REHEARSED, Tokens, render
 
 ANSWER_TOKENS = 48
@@ -64,11 +63,12 @@ QUESTIONS = (
 )
 
 
-def rehearsed_rows(path: Path, model: Any, tokenizer: Any, machine: Machine) -> list[Tokens]:
-    """The base model's answers as rows. They are written to `path` once: a resumed run rehearses the same words."""
-    if not path.exists():
-        write_json(path, _answers(model, tokenizer, machine))
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+def rehearsed_rows(path: Path, model: Any, tokenizer: Any, machine: Machine, team: Team) -> list[Tokens]:
+    """The base model's answers as rows. They are written to `path` once: a resumed run rehearses the same words.
+
+    `team` holds the model split among them, or is one alone.
+    """
+    rows = team.once(path, lambda: _answers(model, tokenizer, machine))["rows"]
     return [Tokens(REHEARSED, row["ids"], [i >= row["asked"] for i in range(len(row["ids"]))], False) for row in rows]
 
 

@@ -173,6 +173,11 @@ class RunSpec:
     processes: int = knob(
         1, "Devices that share every step; a run waits until so many are free.", Bounds(1, 64, "no machine has more")
     )
+    shard: bool = knob(
+        False,
+        "Split the frozen base over the processes, for one that a single device does not hold. Each then holds its "
+        "part of it, and they talk at every layer: slower.",
+    )
     cluster: bool = knob(
         False, "Compute on the Ray cluster: the processes then stand on its machines, and this one only watches."
     )
@@ -416,6 +421,12 @@ def _check_combination(spec: RunSpec) -> None:
     """Refuse what PEFT does not put together."""
     if spec.method == "full" and spec.quantization != "none":
         raise InputError("quantization must be none in full training: a base held in few bits cannot be changed.")
+    if spec.shard and (spec.method not in ("lora", "dora") or spec.quantization != "none" or spec.pissa):
+        raise InputError(
+            "shard splits a frozen base of full precision: it goes with lora and dora, without quantization and pissa."
+        )
+    if spec.shard and spec.processes == 1:
+        raise InputError("shard splits the base over several processes: raise processes to 2 or more.")
     if spec.method == "oft" and spec.quantization != "none":
         raise InputError("quantization must be none with OFT: it turns weights of full precision. Choose lora or dora.")
     if spec.method in {"oft", "full"} and (spec.rslora or spec.lora_plus != 1):

@@ -9,21 +9,23 @@ a Ray cluster their process group too.
 """
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import distributed
 
-from finetune_site.lib.channel import EXIT_CANCELLED, EXIT_DONE, EXIT_INPUT, InputError
+from finetune_site.lib.channel import EXIT_CANCELLED, EXIT_DONE, EXIT_INPUT, InputError, write_json
 
 PATIENCE = timedelta(minutes=30)  # the first member may write answers while the others wait
 SENTENCE_SECONDS = 30
@@ -76,6 +78,15 @@ class Team:
         distributed.all_gather_object(found, thing)
         return found
 
+    def once(self, path: Path, make: Callable[[], Any]) -> Any:
+        """What the JSON file holds; where it is missing all members make it and the first writes it."""
+        if not self.agree(path.exists()):
+            made = make()
+            if self.is_first:
+                write_json(path, made)
+            self.wait()
+        return json.loads(path.read_text(encoding="utf-8"))
+
     def add_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         """Replace every gradient by the sum over all members; one message for all of them."""
         if self.size == 1:
@@ -85,6 +96,9 @@ class Team:
         distributed.all_reduce(whole)
         for parameter, part in zip(parameters, whole.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = part.view_as(parameter)
+
+
+ALONE = Team()
 
 
 @contextlib.contextmanager

@@ -37,8 +37,9 @@ from training_app.engine.pace import Pace
 from training_app.engine.rehearsal import rehearsed_rows, step_rehearsal
 from training_app.engine.rows import file_sha256
 from training_app.engine.schedule import rate_share
+from training_app.engine.sharding import held_bytes, shard
 from training_app.engine.spec import CHECKPOINT_WISH, TrainSpec
-from training_app.engine.team import Team, assembled, is_further_member
+from training_app.engine.team import ALONE, Team, assembled, is_further_member
 from training_app.engine.template import Tokens
 from training_app.engine.watch import is_patience_over, runs_away, with_look, with_step
 
@@ -59,10 +60,15 @@ FREE_FIELDS = {
     "sample_answers",
     "start_dir",
     "processes",
+    "shard",
     "cluster",
     "ray_address",
 }
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TOO_LITTLE_TOGETHER = (
+    "A device's memory does not hold its part of the model and a step. Start a new run with more processes, a lower "
+    "micro_batch_tokens or gradient_checkpointing."
+)
 DRY_STEPS = 20  # a run shorter than this finds out by itself
 
 
@@ -88,20 +94,23 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
     checkpoint, progress = _resume_point(spec, run_dir)
     machine = choose_machine(spec.threads, spec.device, progress.dtype or spec.dtype, team.local_rank, team.local_size)
     torch.manual_seed(spec.seed)
-    if not team.is_first:
+    holders = team if spec.shard else ALONE  # of the model, each of a part: they pass through it together
+    if not team.is_first and holders.size == 1:
         team.wait()  # what the first member writes down, the others read
     model = trainable(spec, machine)
+    if holders.size > 1:
+        shard(_inner(model), holders, machine.device)
     # Before a checkpoint is put in, the model still answers as the base does: the new adapter changes nothing yet.
-    rehearsed = _rehearse(run_dir, model, lesson, machine) if spec.rehearsal_rows else []
+    rehearsed = _rehearse(run_dir, model, lesson, machine, holders) if spec.rehearsal_rows else []
 
     def repeated(step: int) -> list[Tokens]:
         return step_rehearsal(rehearsed, spec.rehearsal_rows, spec.seed, step) if rehearsed else []
 
-    layout = _layout(spec, model, lesson, machine, channel)
+    layout = replace(_layout(spec, model, lesson, machine, channel), team=holders)
     objective = objective_of(spec)
     if spec.objective in {"dpo", "kto"}:
         lesson = with_reference(run_dir / "reference.json", _inner(model), lesson, layout, machine)
-    if team.is_first:
+    if team.is_first and holders.size == 1:
         team.wait()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = parameter_groups(model, spec)
@@ -131,6 +140,7 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
         steps_per_epoch=lesson.steps_per_epoch,
         trainable_parameters=trainable_count,
         total_parameters=total_count,
+        weights_bytes=held_bytes(model),
         device=machine.name,
         dtype=str(machine.dtype).removeprefix("torch."),
         threads=machine.threads,
@@ -304,6 +314,8 @@ def _within_memory(
         except RuntimeError as error:
             if not is_lack_of_memory(error):
                 raise
+            if layout.team.size > 1:  # the others wait in the same pass: nobody can go another way alone
+                raise InputError(TOO_LITTLE_TOGETHER) from error
             if layout.token_limit > longest:
                 layout = replace(layout, token_limit=max(longest, layout.token_limit // 2))
                 cure = f"{layout.token_limit} tokens at once"
@@ -332,9 +344,9 @@ def _too_little_memory(tokens: int, model: Any) -> str:
     )
 
 
-def _rehearse(run_dir: Path, model: Any, lesson: Lesson, machine: Machine) -> list[Tokens]:
+def _rehearse(run_dir: Path, model: Any, lesson: Lesson, machine: Machine, holders: Team) -> list[Tokens]:
     model.eval()
-    rows = rehearsed_rows(run_dir / "rehearsal.json", _inner(model), lesson.tokenizer, machine)
+    rows = rehearsed_rows(run_dir / "rehearsal.json", _inner(model), lesson.tokenizer, machine, holders)
     model.train()
     return rows
 
