@@ -11,8 +11,8 @@ import torch
 from tests.engine.tiny import make_rows
 from training_app.engine import footprint as module
 from training_app.engine.batches import lay_out, parts, tokens_of
-from training_app.engine.estimate import heaviest_steps
-from training_app.engine.footprint import footprint
+from training_app.engine.estimate import CUDA_SHARE, _memory, heaviest_steps
+from training_app.engine.footprint import Footprint, footprint
 from training_app.engine.hardware import Machine
 from training_app.engine.lesson import Lesson
 from training_app.engine.loss import token_losses
@@ -148,3 +148,14 @@ def test_the_time_left_follows_the_usual_step_and_counts_looks_apart() -> None:
     assert pace.seconds_left(steps=10, looks=2) == pytest.approx(70)
     pace.add_step(2.0, 400)
     assert math.isclose(pace.seconds_left(steps=1, looks=0), 1.0)
+
+
+def test_a_split_or_quantised_base_is_foretold_smaller(tiny_model: Path) -> None:
+    device = Machine(torch.device("cuda"), torch.bfloat16, 1, 1e12)
+    found = Footprint(model_bytes=1000, peak_bytes=1500, matrix_bytes=800, trainable_parameters=5)
+    spec = spec_of(tiny_model, method="lora")
+    assert _memory(spec, found, device) == int((1500 + 8 * 5) * CUDA_SHARE)
+    split = replace(spec, processes=4, shard=True)
+    assert _memory(split, found, device) == int((1500 - 750 + 8 * 5) * CUDA_SHARE)
+    quantised = replace(spec, quantization="4bit")
+    assert _memory(quantised, found, device) == int((1500 - 800 * (1 - 0.52 / 2) + 8 * 5) * CUDA_SHARE)

@@ -64,7 +64,7 @@ def estimate(spec: RunSpec, lesson: Lesson, machine: Machine) -> Estimate:
     if memory > available:
         warnings.append(
             f"The run needs about {memory / 1e9:.1f} GB, but {available / 1e9:.1f} GB are free. "
-            "Lower micro_batch_tokens, or turn on gradient_checkpointing."
+            "Lower micro_batch_tokens, turn on gradient_checkpointing, or split the base over several devices (shard)."
         )
     return Estimate(memory, available, round(seconds, 1), trainable, how, warnings)
 
@@ -101,6 +101,8 @@ def _memory(spec: RunSpec, found: Footprint, machine: Machine) -> int:
     """Bytes at the peak: of reading the weights, or of learning from the longest rows, whichever holds more."""
     quantised = QUANTISED_BYTES.get(spec.quantization)
     saved = 0.0 if quantised is None else found.matrix_bytes * (1 - quantised / machine.dtype.itemsize)
+    if spec.shard:
+        saved += found.model_bytes * (1 - 1 / spec.processes)
     step = found.peak_bytes - saved + 8 * found.trainable_parameters
     if machine.device.type == "cuda":
         return int(step * CUDA_SHARE)
