@@ -13,7 +13,7 @@ from finetune_site.jobs.models import JobState
 from finetune_site.projects.forms import StyledMixin, style
 from finetune_site.projects.models import Project
 from training_app.engine.rubric import DEFAULT
-from training_app.engine.spec import METHODS, OBJECTIVES, PRESETS, ROW_KINDS, TrainSpec, knobs
+from training_app.engine.spec import METHODS, OBJECTIVES, PRESETS, ROW_KINDS, TrainSpec, barred, knobs
 from training_app.engine.suites import USUAL, own_tasks, runnable
 from training_app.models import BaseModel, Evaluation, Run, Sweep
 from training_app.services.judging import MAX_RUBRIC
@@ -210,6 +210,20 @@ class RunForm(StyledMixin, forms.Form):
             for name, value in self._typed.items()
             if value != usual[name]
         ]
+
+    @property
+    def barred(self) -> dict[str, dict[str, Any]]:
+        """Knobs that do not go with what is chosen so far: the values ruled out and why. Needs a bound form."""
+        data = self.cleaned_data
+        start = "a run" if data.get("start") else ""
+        values = {**self._usual(data.get("preset") or "balanced"), **self._typed, "start_dir": start}
+        found = {
+            name: {"values": [str(value) for value in options], "reason": " ".join(dict.fromkeys(options.values()))}
+            for name, options in barred(values).items()
+        }
+        if settings.JOB_SLOTS["gpu"] == 1 and not self._may_ask_for_cluster:
+            found["processes"] = {"values": [], "reason": "This site has one device for training."}
+        return found
 
     @property
     def _typed(self) -> dict[str, Any]:

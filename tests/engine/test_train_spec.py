@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from finetune_site.lib.channel import InputError, read_spec
-from training_app.engine.spec import METHODS, PRESETS, EvaluateSpec, PrepareSpec, TrainSpec, knobs
+from training_app.engine.spec import METHODS, PRESETS, EvaluateSpec, PrepareSpec, TrainSpec, barred, knobs
 
 PLACES = {"data_path": "/data.parquet", "data_sha256": "", "base_dir": "/base", "run_dir": "/run"}
 
@@ -67,3 +67,24 @@ def test_a_preset_goes_by_the_size_of_model_and_data(
     assert knobs("full", "balanced", "supervised", parameters, rows)["learning_rate"] == pytest.approx(rate / 10)
     assert knobs("lora", "quick", "supervised", parameters, rows)["epochs"] == epochs / 2
     assert knobs("lora", "thorough", "supervised", parameters, rows)["epochs"] == epochs * 2
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ({"method": "lora"}, {"shard"}),
+        ({"method": "lora", "processes": 2}, set()),
+        ({"method": "dora"}, {"pissa", "shard"}),
+        ({"method": "lora", "quantization": "4bit"}, {"pissa", "shard"}),
+        ({"method": "lora", "start_dir": "/earlier"}, {"pissa", "shard"}),
+        ({"method": "oft"}, {"quantization", "pissa", "rslora", "lora_plus", "shard"}),
+        # A contradiction already: the rest is held against the method.
+        ({"method": "full", "quantization": "4bit"}, {"quantization", "pissa", "rslora", "lora_plus", "shard"}),
+    ],
+)
+def test_what_does_not_go_together_is_known_before(values: dict[str, Any], names: set[str]) -> None:
+    start = knobs(values["method"])
+    found = barred({**start, **values})
+    assert set(found) == names
+    if "quantization" in found:
+        assert set(found["quantization"]) == {"8bit", "4bit"}

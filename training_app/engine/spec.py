@@ -397,6 +397,33 @@ def knobs(
     return {**values, "method": method, "objective": objective}
 
 
+# Knobs that do not go with every method and with each other, and the values that may not.
+COMBINED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {"quantization": ("8bit", "4bit"), "pissa": (True,), "rslora": (True,), "lora_plus": (16.0,), "shard": (True,)}
+)
+
+
+def barred(values: Mapping[str, Any]) -> dict[str, dict[Any, str]]:
+    """Of the knobs in `COMBINED` the values that the other `values` of a run rule out, each with the refusal."""
+    usual = {name: TrainSpec.__dataclass_fields__[name].default for name in COMBINED}
+    found: dict[str, dict[Any, str]] = {}
+    for name, options in COMBINED.items():
+        # Where the others contradict each other already, each is held against the method alone.
+        others = values if not _refusal(values, name, usual[name]) else {**values, **usual}
+        for option in options:
+            if reason := _refusal(others, name, option):
+                found.setdefault(name, {})[option] = reason
+    return found
+
+
+def _refusal(values: Mapping[str, Any], name: str, value: Any) -> str:
+    try:
+        TrainSpec(**{"data_path": "", "data_sha256": "", "base_dir": "", **values, name: value})
+    except InputError as error:
+        return str(error)
+    return ""
+
+
 def _check_field(name: str, value: Any, metadata: Mapping[str, Any], kind: type) -> None:
     if choices := metadata.get("choices"):
         return _check_choice(name, value, choices)
