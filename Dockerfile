@@ -6,6 +6,7 @@ RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 COPY pyproject.toml constraints.txt ./
 # The CPU build; for CUDA machines build with --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130
+# and --build-arg EXTRAS=parse,generate,train,cuda.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # With --build-arg EXTRAS=parse,generate,train,ray the image can also stand on every machine of a Ray cluster.
 ARG EXTRAS=parse,generate,train

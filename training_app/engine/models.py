@@ -49,6 +49,8 @@ def trainable(spec: TrainSpec, machine: Machine) -> Any:
     model.config.use_cache = False
     if spec.gradient_checkpointing:
         use_checkpointing(model)
+    if machine.device.type == "cuda":
+        use_fused_kernels(model)
     if spec.method != "full":
         model = adapters.attach(model, spec)
     return model.train()
@@ -67,6 +69,18 @@ def use_checkpointing(model: Any) -> None:
     """From now on compute activations anew in the backward pass instead of keeping them."""
     model.activation_checkpointing_enable()
     model.enable_input_require_grads()
+
+
+def use_fused_kernels(model: Any) -> None:
+    """Liger's kernels (extra `cuda`) for norms, rotary positions and gated layers, where it has some for the model.
+
+    Not its loss: ours computes no logits at untrained tokens in the first place.
+    """
+    if importlib.util.find_spec("liger_kernel") is None:
+        return
+    from transformers.integrations.liger import apply_liger_kernel
+
+    apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
 
 
 def load_quantised(base_dir: str | Path, machine: Machine, bits: str) -> Any:
