@@ -1,16 +1,21 @@
-"""How fast the training engine is beside transformers' Trainer and TRL's SFTTrainer, at equal loss.
+"""How fast the training engine is beside transformers' Trainer, TRL's SFTTrainer and LitGPT, at equal loss.
 
 The same rows, model, adapter, precision and threads; each arm is a process of its own, repetitions are interleaved,
 medians told. Tokens per second count the tokens of the rows, never padding; the first step is left out as a warm-up.
 Two lessons: rows of varied and of uniform length. Run alone: `.venv/bin/python benchmarks/training.py
-[--repetitions 3] [--steps 5] [--method dora] [--lessons varied uniform] [--base FOLDER]`. Takes some fifteen minutes
-with the bundled model.
+[--repetitions 3] [--steps 5] [--method dora] [--lessons varied uniform] [--base FOLDER] [--litgpt PROGRAM]`. Takes some
+fifteen minutes with the bundled model.
+
+LitGPT is a rival's command line. Its pins clash with ours and it knows no DoRA: with an environment of its own
+(`pip install litgpt requests`) `--method lora --litgpt ENVIRONMENT/bin/litgpt` adds it; it needs the bundled model.
 """
 
 import argparse
 import json
 import os
 import random
+import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -27,6 +32,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 BATCH_ROWS = 8
 ARMS = ("engine", "trainer", "trl", "trl_packed")
+RIVAL = "litgpt"
+RIVAL_STEP = re.compile(r"loss train: ([\d.]+),.* iter time: ([\d.]+) ms")
 LESSONS = {"varied": (4, 90), "uniform": (30, 32)}
 
 
@@ -46,9 +53,12 @@ def main() -> None:
     parser.add_argument("--method", choices=("lora", "dora"), default="dora")
     parser.add_argument("--base", type=Path, help="a base model's folder instead of the bundled model")
     parser.add_argument("--lessons", nargs="*", choices=tuple(LESSONS), default=list(LESSONS))
+    parser.add_argument("--litgpt", type=Path, help="LitGPT's program, for --method lora on the bundled model")
     parser.add_argument("--arm", choices=ARMS[1:], help=argparse.SUPPRESS)  # one arm, in a process of its own
     parser.add_argument("--spec", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.litgpt and (options.method != "lora" or options.base):
+        parser.error("--litgpt goes with --method lora and the bundled model")
     if options.arm:
         print(json.dumps(asdict(run_library(options.arm, options.spec))))
         return
@@ -113,11 +123,12 @@ def compare(folder: Path, base: Path, words: tuple[int, int], options: argparse.
     )
     lesson, machine = load_lesson(spec), choose_machine(0, "auto", "auto")
     spec = replace(spec, dtype=str(machine.dtype).removeprefix("torch."), threads=machine.threads)
-    reached: dict[str, list[Figures]] = {arm: [] for arm in ARMS}
+    arms = (*ARMS, RIVAL) if options.litgpt else ARMS
+    reached: dict[str, list[Figures]] = {arm: [] for arm in arms}
     for repetition in range(options.repetitions):
-        for arm in ARMS if repetition % 2 == 0 else ARMS[::-1]:
+        for arm in arms if repetition % 2 == 0 else arms[::-1]:
             run = replace(spec, run_dir=str(folder / f"{arm}-{repetition}"))
-            found = run_arm(arm, run)
+            found = run_litgpt(options.litgpt, run, lesson) if arm == RIVAL else run_arm(arm, run)
             reached[arm].append(found)
             print(
                 f"{folder.name:8} {arm:12} {found.tokens_per_second:7.1f} tokens/s  loss {found.mean_loss:.4f}  "
@@ -164,6 +175,70 @@ def run_engine(path: Path, folder: Path) -> Figures:
     )
 
 
+def run_litgpt(program: Path, spec: Any, lesson: Any) -> Figures:
+    """LitGPT's command line over the same rows, template, adapter, rate and precision.
+
+    It draws the rows in an order of its own and makes its first step at rate 0. Its cosine schedule is set so long that
+    the rate stays constant, and it is ended after our number of steps.
+    """
+    import pyarrow.parquet
+
+    folder, steps = Path(spec.run_dir), lesson.total_steps
+    base = folder / "SmolLM2-135M-Instruct"  # it knows a model by its folder's name
+    shutil.copytree(spec.base_dir, base)
+    output_of([str(program), "convert_to_litgpt", str(base)])
+    conversations = [row["messages"] for row in pyarrow.parquet.read_table(spec.data_path).to_pylist()]
+    records = [{"instruction": asked["content"], "output": said["content"]} for asked, said in conversations]
+    for name, part in (("train", records), ("val", records[:1])):
+        (folder / f"{name}.json").write_text(json.dumps(part), encoding="utf-8")
+    optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": spec.learning_rate, "weight_decay": 0.0}}
+    settings = {
+        "data": "JSON",
+        "data.json_path": folder,
+        "data.mask_prompt": "true",
+        "data.prompt_style": "smollm2",
+        "data.num_workers": 0,
+        "precision": "bf16-mixed" if spec.dtype == "bfloat16" else "32-true",
+        "lora_r": spec.rank,
+        "lora_alpha": spec.alpha,
+        "lora_dropout": 0,
+        **{f"lora_{place}": "true" for place in ("query", "key", "value", "projection", "mlp")},
+        "train.global_batch_size": BATCH_ROWS,
+        "train.micro_batch_size": BATCH_ROWS,
+        "train.epochs": 1000,
+        "train.lr_warmup_steps": 1,
+        "train.log_interval": 1,
+        "train.save_interval": 1000 * steps,
+        "eval.interval": 1000 * steps,
+        "optimizer": json.dumps(optimizer),
+        "out_dir": folder / "out",
+    }
+    command = [str(program), "finetune_lora", str(base)]
+    for name, value in settings.items():
+        command += [f"--{name}", str(value)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(spec.threads), "PYTHONUNBUFFERED": "1"}
+    lines: list[str] = []
+    told: list[tuple[float, float]] = []
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if found := RIVAL_STEP.search(line):
+                told.append((float(found[1]), float(found[2]) / 1000))
+            if len(told) == steps:
+                process.kill()
+                break
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if len(told) < steps:
+        sys.exit("".join(lines)[-4000:])
+    tokens = lesson.tokens_per_epoch * (steps - 1) / steps
+    seconds = sum(second for _, second in told[1:])
+    return Figures(tokens / seconds, statistics.mean(loss for loss, _ in told), usage.ru_maxrss * 1024)
+
+
 def run_library(arm: str, path: Path) -> Figures:
     """Trainer or SFTTrainer over the same rows in the same order, at the same precision."""
     import torch
@@ -206,7 +281,8 @@ def run_library(arm: str, path: Path) -> Figures:
         return type("InOrder", (kind,), {"_get_train_sampler": lambda self, *_: SequentialSampler(self.train_dataset)})
 
     torch.manual_seed(spec.seed)
-    model = AutoModelForCausalLM.from_pretrained(spec.base_dir, dtype=torch.float32).to(machine.device)
+    held = machine.dtype if machine.device.type == "cuda" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(spec.base_dir, dtype=held).to(machine.device)
     adapter = LoraConfig(
         task_type="CAUSAL_LM",
         r=spec.rank,
@@ -302,6 +378,7 @@ def summarise(spec: Any, lesson: Any, machine: Any, reached: dict[str, list[Figu
         "peak_gb": {arm: round(max(found.peak_bytes for found in every) / 1e9, 2) for arm, every in reached.items()},
         "engine_over_trainer": round(medians["engine"] / medians["trainer"], 3),
         "engine_over_trl": round(medians["engine"] / max(medians["trl"], medians["trl_packed"]), 3),
+        **({f"engine_over_{RIVAL}": round(medians["engine"] / medians[RIVAL], 3)} if RIVAL in medians else {}),
         "matmul_share": round(medians["engine"] * flops_per_token / machine.matmul_flops, 3),
         "matmul_gflops": round(machine.matmul_flops / 1e9),
         "dtype": str(machine.dtype),

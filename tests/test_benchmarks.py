@@ -38,6 +38,17 @@ def test_training(tmp_path: Path) -> None:
     assert figures["portal_overhead"] < 1
 
 
+@pytest.mark.timeout(300)
+def test_training_gpu() -> None:
+    options = ["--shapes", "tiny", "--arms", "lora", "qlora", "trainer", "--repetitions", "1", "--steps", "3"]
+    figures = last_line("training_gpu.py", *options)["tiny"]
+    losses = figures["mean_loss"]
+    assert losses["lora"] == pytest.approx(losses["trainer"], rel=0.01)
+    assert losses["qlora"] == pytest.approx(losses["lora"], rel=0.05)
+    assert set(figures["speed_of_lora_over"]) == {"lora", "qlora", "trainer"}
+    assert 0 < figures["mfu_of_lora"] < 1
+
+
 @pytest.mark.timeout(120)
 def test_live() -> None:
     figures = last_line("live.py", "--viewers", "3", "5", "--updates", "4")

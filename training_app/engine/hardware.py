@@ -55,12 +55,14 @@ def choose_machine(threads: int, device: str, dtype: str, rank: int = 0, sharers
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, threads: int, seconds: float = 0.3) -> float:
-    """Floating-point operations a second of `torch.matmul` on matrices of a small transformer's size.
+    """Floating-point operations a second of `torch.matmul` on matrices of a small transformer's size; on CUDA of a
+    large one's, as small ones do not fill a GPU.
 
     On a processor one thread is measured and multiplied: two threads on a busy machine show the neighbours' work.
     """
-    left = torch.randn(512, 576, device=device, dtype=dtype)
-    right = torch.randn(576, 1536, device=device, dtype=dtype)
+    rows, width, columns = (512, 576, 1536) if device.type == "cpu" else (8192, 4096, 4096)
+    left = torch.randn(rows, width, device=device, dtype=dtype)
+    right = torch.randn(width, columns, device=device, dtype=dtype)
     torch.set_num_threads(1)
     for _ in range(3):
         left @ right
@@ -72,7 +74,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, threads: int, seconds:
         _wait_for(device)
         best = min(best, time.perf_counter() - start)
     torch.set_num_threads(threads)
-    return 2 * 512 * 576 * 1536 / best * (threads if device.type == "cpu" else 1)
+    return 2 * rows * width * columns / best * (threads if device.type == "cpu" else 1)
 
 
 def memory_bytes(device: torch.device) -> int:
