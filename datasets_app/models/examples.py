@@ -152,6 +152,13 @@ class ExampleText(models.Model):
         return found
 
     @property
+    def parts(self) -> list[tuple[str, str]]:
+        """Its texts with their names: each message with its role; prompt, chosen and rejected; or the one text."""
+        if self.messages:
+            return [(message["role"], message["content"]) for message in self.messages]
+        return [(name, text) for name, text in self.content.items() if isinstance(text, str)]
+
+    @property
     def question(self) -> str:
         """What is asked, for lists; of a text how it begins."""
         turns = [message["content"] for message in self.messages if message["role"] == "user"]

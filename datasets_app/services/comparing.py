@@ -1,11 +1,24 @@
 """What lies between two sealed versions, row by row."""
 
+import difflib
+import itertools
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from django.db.models import F, OuterRef, QuerySet, Subquery
 
-from datasets_app.models import DatasetVersion, VersionEntry
+from datasets_app.models import DatasetVersion, ExampleText, VersionEntry
+
+COMPARED_WORDS = 2000  # word by word, which takes the square of them; longer texts are shown whole
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Words of an edited text: `how` is "kept", "removed" or "added"."""
+
+    how: str
+    words: str
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,26 @@ def compare_versions(before: DatasetVersion, after: DatasetVersion) -> Differenc
         edited=both.exclude(before_text=F("text")),
         moved=both.filter(before_text=F("text")).exclude(before_split=F("split")),
     )
+
+
+def edits(before: ExampleText, after: ExampleText) -> list[tuple[str, list[Piece]]]:
+    """The parts of an example that were edited, by name (a role, or chosen, say), word by word."""
+    pairs = itertools.zip_longest(before.parts, after.parts, fillvalue=("", ""))
+    return [(new[0] or old[0], _pieces(old[1], new[1])) for old, new in pairs if old != new]
+
+
+def _pieces(before: str, after: str) -> list[Piece]:
+    old, new = re.findall(r"\s*\S+|\s+$", before), re.findall(r"\s*\S+|\s+$", after)
+    pieces = []
+    for how, old_from, old_to, new_from, new_to in difflib.SequenceMatcher(
+        None, old, new, autojunk=False
+    ).get_opcodes():
+        if how == "equal":
+            pieces.append(Piece("kept", "".join(old[old_from:old_to])))
+            continue
+        found = Piece("removed", "".join(old[old_from:old_to])), Piece("added", "".join(new[new_from:new_to]))
+        pieces += [piece for piece in found if piece.words]
+    return pieces
 
 
 def _beside(version: DatasetVersion, other: DatasetVersion) -> Any:

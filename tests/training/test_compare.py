@@ -6,7 +6,7 @@ from django.utils import timezone
 
 from datasets_app.models import DatasetVersion, VersionEntry
 from datasets_app.services import datasets, examples
-from datasets_app.services.comparing import compare_versions
+from datasets_app.services.comparing import compare_versions, edits
 from training_app.models import BaseModel, Evaluation, Run
 
 pytestmark = pytest.mark.django_db
@@ -73,6 +73,24 @@ def test_two_versions_differ_row_by_row(versions):
     assert not any(entries.exists() for entries in vars(compare_versions(first, first)).values())
 
 
+def test_an_edit_is_told_word_by_word(versions):
+    _, _, rows = versions
+    text = rows["B"].text
+    before, after = type(text)(content=content("What is B?", "It is a  red\nbox.")), type(text)()
+    after.content = {"messages": [*before.messages[:1], {"role": "assistant", "content": "It is a  blue\nbox, new."}]}
+    ((name, pieces),) = edits(before, after)
+    assert name == "assistant"
+    assert [(piece.how, piece.words) for piece in pieces] == [
+        ("kept", "It is a"),
+        ("removed", "  red\nbox."),
+        ("added", "  blue\nbox, new."),
+    ]
+    pair = type(text)(content={"prompt": "p", "chosen": "good", "rejected": "bad"})
+    other = type(text)(content={"prompt": "p", "chosen": "good", "rejected": "worse"})
+    assert [name for name, _ in edits(pair, other)] == ["rejected"]
+    assert edits(pair, pair) == []
+
+
 def test_the_page_shows_what_differs(runs, project, viewer, client_of):
     url = f"{reverse('run_compare', args=[project.pk])}?run={runs[0].pk}&run={runs[1].pk}"
     page = client_of(viewer).get(url).content.decode()
@@ -83,6 +101,7 @@ def test_the_page_shows_what_differs(runs, project, viewer, client_of):
     assert '<th scope="row">recall: exact match</th><td>–</td><td>3 of 10 (base 0)</td>' in asked
     assert "recall: ROUGE-L" not in asked  # was not measured
     assert '<th scope="row">Validation loss</th><td>1.5</td><td>0.75</td>' in asked
+    assert "1 edited" in equal and "<del>It is.</del><ins>Another answer.</ins>" in equal
     assert "1 added" in equal and "What is D?" in equal
     assert "train → validation" in equal or "validation" in equal
 

@@ -1,11 +1,15 @@
 """Runs side by side."""
 
+from typing import Any
+
 from django.contrib import messages
+from django.db.models import QuerySet
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET
 
-from datasets_app.services.comparing import compare_versions
+from datasets_app.models import ExampleText
+from datasets_app.services.comparing import compare_versions, edits
 from finetune_site.projects.access import SignedInRequest, get_project
 from training_app import comparing
 from training_app.models import Run
@@ -50,9 +54,19 @@ def _data(runs: list[Run]) -> list[dict[str, object]]:
             "before": first,
             "after": version,
             "kinds": [
-                {"name": name, "count": rows.count(), "rows": rows[:SHOWN_ROWS]}
+                {"name": name, "count": rows.count(), "rows": _shown(rows)}
                 for name, rows in vars(compare_versions(first, version)).items()
             ],
         }
         for version in others.values()
+    ]
+
+
+def _shown(rows: QuerySet[Any]) -> list[dict[str, object]]:
+    """The first rows, each with its edits where its text is another than before."""
+    entries = list(rows[:SHOWN_ROWS])
+    before = ExampleText.objects.in_bulk([entry.before_text for entry in entries if entry.before_text])
+    return [
+        {"entry": entry, "edits": edits(before[entry.before_text], entry.text) if entry.before_text else []}
+        for entry in entries
     ]
