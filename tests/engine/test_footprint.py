@@ -11,7 +11,7 @@ import torch
 from tests.engine.tiny import make_rows
 from training_app.engine import footprint as module
 from training_app.engine.batches import lay_out, parts, tokens_of
-from training_app.engine.estimate import CUDA_SHARE, _memory, heaviest_steps
+from training_app.engine.estimate import CUDA_SHARE, QUANTISED_BYTES, _memory, heaviest_steps
 from training_app.engine.footprint import Footprint, footprint
 from training_app.engine.hardware import Machine
 from training_app.engine.lesson import Lesson
@@ -71,6 +71,14 @@ def test_what_is_foretold_is_what_a_real_step_holds(
     # All tensors but a few that a fake step need not make: masks and numbers.
     assert found.peak_bytes == pytest.approx(held_by_a_real_step(spec, machine, rows), rel=0.03)
     assert found.model_bytes < found.peak_bytes
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_a_quantised_base_is_foretold_too(tiny_model: Path, rows: list[Tokens], bits: str) -> None:
+    spec = spec_of(tiny_model, method="lora", rank=8, quantization=bits)
+    found = footprint(spec, read_config(tiny_model), BFLOAT16, [lay_out(rows)], False)
+    saved = found.matrix_bytes * (1 - QUANTISED_BYTES[bits] / 2)
+    assert found.peak_bytes - saved == pytest.approx(held_by_a_real_step(spec, BFLOAT16, rows), rel=0.05)
 
 
 def test_the_adapter_of_the_footprint_has_the_real_ones_size(tiny_model: Path, rows: list[Tokens]) -> None:

@@ -29,7 +29,7 @@ PASSES = {"lora": 2.15, "dora": 2.4, "oft": 3.0, "full": 3.0}
 QUANTISED_BYTES = {"8bit": 1.03, "4bit": 0.52}  # a weight with its share of the scales
 # What a processor's allocator and oneDNN's compiled products take beside what tensors hold: so much, and a share of
 # what a step holds for its backward pass (measured under mimalloc).
-PROCESSOR_BYTES = 350 * 10**6
+PROCESSOR_BYTES = 500 * 10**6
 PROCESSOR_SHARE = {torch.float32: 0.1, torch.bfloat16: 0.27}
 CUDA_SHARE = 1.05  # with the blocks that the caching allocator cannot use
 SAMPLED_STEPS = 16

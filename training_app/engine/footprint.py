@@ -36,7 +36,7 @@ def footprint(spec: RunSpec, config: Any, machine: Machine, batches: list[Batch]
 
     Where a step has several parts the gradients of the earlier ones are there too (`is_accumulating`).
     """
-    model = _empty_model(spec, config, machine)
+    model, frozen = _empty_model(spec, config, machine)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         held = _Held()
         _give_storage(model, machine.device)
@@ -54,15 +54,10 @@ def footprint(spec: RunSpec, config: Any, machine: Machine, batches: list[Batch]
         except RuntimeError:  # a model whose course depends on values, which are not there: a router of experts
             peak_bytes = model_bytes + _reckoned(spec, config.get_text_config(), machine, batches)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [
-        parameter
-        for parameter in model.parameters()
-        if not parameter.requires_grad and parameter.ndim > 1 and parameter.dtype == machine.dtype
-    ]
     return Footprint(
         model_bytes=model_bytes,
         peak_bytes=peak_bytes,
-        matrix_bytes=sum(parameter.numel() * parameter.element_size() for parameter in matrices),
+        matrix_bytes=sum(layer.weight.numel() * layer.weight.element_size() for layer in frozen),
         trainable_parameters=sum(parameter.numel() for parameter in trained),
     )
 
@@ -86,8 +81,9 @@ def _reckoned(spec: RunSpec, text: Any, machine: Machine, batches: list[Batch]) 
     return int(max(b.input_ids.numel() * width + b.targets.numel() * text.vocab_size * 12 for b in batches))
 
 
-def _empty_model(spec: RunSpec, config: Any, machine: Machine) -> Any:
-    """The model ready to be trained, as `models.trainable` makes it, on the device without storage."""
+def _empty_model(spec: RunSpec, config: Any, machine: Machine) -> tuple[Any, list[torch.nn.Linear]]:
+    """The model ready to be trained, as `models.trainable` makes it, on the device without storage; and its frozen
+    linear layers but for the output layer, which bitsandbytes leaves as it is."""
     from transformers import AutoModelForCausalLM
 
     is_full = spec.method == "full"
@@ -100,9 +96,19 @@ def _empty_model(spec: RunSpec, config: Any, machine: Machine) -> Any:
             widen(model)
         if spec.gradient_checkpointing:
             use_checkpointing(model)
+        output = model.get_output_embeddings()
+        linear = [module for module in model.modules() if type(module) is torch.nn.Linear and module is not output]
+        if spec.quantization != "none":
+            for layer in linear:
+                layer.register_forward_hook(_in_the_precision_given)
         if not is_full:
             model = wrap(model, replace(spec, quantization="none"))
-    return model.train()
+    return model.train(), [] if is_full else linear
+
+
+def _in_the_precision_given(layer: Any, given: tuple[torch.Tensor], made: torch.Tensor) -> torch.Tensor:
+    """As bitsandbytes' layers answer; others answer in the precision that they compute in."""
+    return made.to(given[0].dtype)
 
 
 def _give_storage(model: Any, device: torch.device) -> None:

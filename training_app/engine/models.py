@@ -42,6 +42,7 @@ def trainable(spec: TrainSpec, machine: Machine) -> Any:
         model = load_base(base_dir, machine.device)
     elif spec.quantization != "none":
         model = load_quantised(spec.base_dir, machine, spec.quantization)
+        widen(model)
     else:
         device = torch.device("cpu") if spec.shard else machine.device  # to be split, layer after layer
         model = load_base(spec.base_dir, device, machine.dtype)
@@ -98,7 +99,7 @@ def load_quantised(base_dir: str | Path, machine: Machine, bits: str) -> Any:
     )
     model: Any = AutoModelForCausalLM.from_pretrained(
         base_dir,
-        dtype=torch.float32,
+        dtype=machine.dtype,
         quantization_config=quantised,
         device_map={"": machine.device},
         local_files_only=True,
