@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from finetune_site.lib.channel import InputError, read_journal
-from tests.engine.engine_process import Finished, finish, run_engine, start, train_here
+from tests.engine.engine_process import Finished, Listener, finish, run_engine, start, train_here
 
 STEPS = 150
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 1024 * 1024}
@@ -197,6 +197,20 @@ def test_a_site_without_a_cluster_says_so(lesson_fields: dict[str, Any], tmp_pat
     refused = run_engine(tmp_path, on_cluster(lesson_fields, tmp_path))
     assert refused.code == 2
     assert "FINETUNE_RAY_ADDRESS" in refused.refusal
+
+
+def test_where_ray_is_not_installed_it_says_what_to_do(
+    lesson_fields: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training_app.engine import cluster
+    from training_app.engine.spec import TrainSpec
+
+    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
+    fields = {**on_cluster(lesson_fields, tmp_path), "ray_address": "127.0.0.1:1"}
+    del fields["task"]
+    with pytest.raises(InputError, match=r"pip install '\.\[ray\]'"):
+        cluster.train_on_cluster(TrainSpec(**fields), Listener())
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_head_that_does_not_answer_is_named(unreachable: "subprocess.Popen[str]") -> None:
