@@ -14,8 +14,8 @@ run: .venv/runs                ## start everything: http://127.0.0.1:8000
 demo: .venv/runs               ## a document becomes a model, without a browser; DOC=path takes your own
 	@exec $(BIN)/python manage.py up --host $(HOST) --port $(PORT) --then demo $(if $(DOC),--doc "$(DOC)")
 
-test: .venv/tests              ## all tests
-	$(BIN)/python -m pytest
+test: .venv/tests              ## all tests, those of one file in one of two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/tests             ## style, types, structure, migrations, deployment settings
 	$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """Starts the embedded Postgres before Django reads its settings (pytest-django does that earlier than any conftest).
 
-Loaded by `-p tests.plugin` in pyproject.toml. DATABASE_URL points the tests at another server.
+Loaded by `-p tests.plugin` in pyproject.toml. DATABASE_URL points the tests at another server. Of several processes
+(pytest -n) the first starts the server; each has a database and a data folder of its own.
 """
 
 import os
@@ -13,13 +14,15 @@ import pytest
 
 from finetune_site.lib.postgres import Embedded
 
-_started: list[tuple[Embedded, Path]] = []
+_folders: list[Path] = []
+_started: list[Embedded] = []
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_load_initial_conftests() -> Generator[None, None, None]:
     folder = Path(tempfile.mkdtemp(prefix="finetune-test-"))
     folder.chmod(0o755)
+    _folders.append(folder)
     os.environ.update(FINETUNE_DATA_DIR=str(folder), FINETUNE_SECRET_KEY="only-for-tests-" + "x" * 40)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -29,7 +32,7 @@ def pytest_load_initial_conftests() -> Generator[None, None, None]:
         server = Embedded(folder, durable=False)
         server.start()
         os.environ["DATABASE_URL"] = server.dsn
-        _started.append((server, folder))
+        _started.append(server)
     return (yield)
 
 
@@ -39,6 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_unconfigure() -> None:
-    for server, folder in _started:
+    for server in _started:
         server.stop()
+    for folder in _folders:
         shutil.rmtree(folder, ignore_errors=True)

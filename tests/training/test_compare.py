@@ -7,7 +7,7 @@ from django.utils import timezone
 from datasets_app.models import DatasetVersion, VersionEntry
 from datasets_app.services import datasets, examples
 from datasets_app.services.comparing import compare_versions, edits
-from training_app.models import BaseModel, Evaluation, Run
+from training_app.models import Evaluation, Run
 
 pytestmark = pytest.mark.django_db
 
@@ -40,14 +40,14 @@ def versions(project, trainer):
 
 
 @pytest.fixture
-def runs(project, trainer, versions):
+def runs(project, trainer, versions, base):
     made = []
     for number, version in enumerate(versions[:2], start=1):
         run = Run.objects.create(
             project=project,
             name=f"Run {number}",
             version=version,
-            base=BaseModel.objects.get(),
+            base=base,
             method="dora",
             config={"epochs": 4.0 * number, "rank": 16},
             preset="balanced",

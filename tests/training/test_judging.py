@@ -14,7 +14,7 @@ from finetune_site.projects.models import AuditEntry
 from tests.factories import run_all
 from tests.ollama_double import DIGEST, MODEL, ollama_double
 from training_app.engine.rubric import DEFAULT
-from training_app.models import BaseModel, Evaluation, EvaluationRow, Grade, Judgement, Rubric, Run, Verdict
+from training_app.models import Evaluation, EvaluationRow, Grade, Judgement, Rubric, Run, Verdict
 from training_app.services import judging as services
 from training_app.services.runs import TrainingError
 
@@ -33,12 +33,12 @@ def server():
 
 
 @pytest.fixture
-def evaluation(project, trainer):
+def evaluation(project, trainer, base):
     """24 questions of which the tuned model has all right, the base every third."""
     dataset = datasets.create_dataset(actor=trainer, project=project, name="Facts")
     version = DatasetVersion.objects.create(dataset=dataset, number=1, created_by=trainer)
     run = Run.objects.create(
-        project=project, name="Run 1", version=version, base=BaseModel.objects.get(), method="lora", config={},
+        project=project, name="Run 1", version=version, base=base, method="lora", config={},
         preset="balanced", created_by=trainer,
     )  # fmt: skip
     sums = {"rows": 24, "base_right": 8, "tuned_right": 24, "base_f1": 0.5, "tuned_f1": 1.0}
