@@ -212,9 +212,9 @@ Q_CLUSTER = {"name": "default", **_cluster, "ALT_CLUSTERS": {"gpu": {**_cluster,
 ENGINE_THREADS = _number("FINETUNE_ENGINE_THREADS", 0)
 # The head of a Ray cluster that runs may be computed on, host:port; `auto`: the one this machine belongs to.
 RAY_ADDRESS = os.environ.get("FINETUNE_RAY_ADDRESS", "").strip()
-# Folders below which operators may register base models.
 # Task files of lm-eval that people may choose beside the known ones. They may hold code: the operator's alone.
 LM_EVAL_TASKS = os.environ.get("FINETUNE_LM_EVAL_TASKS", "").strip()
+# Folders below which operators may register base models.
 MODEL_FOLDERS = [part for part in os.environ.get("FINETUNE_MODEL_FOLDERS", "").split(":") if part]
 # Checkpoints of runs that ended well are deleted after so many days; 0: people clean up themselves.
 CHECKPOINT_DAYS = _number("FINETUNE_CHECKPOINT_DAYS", 0)

@@ -10,6 +10,7 @@ from training_app.forms import ASKED, HIDDEN, KNOBS
 from training_app.models import Run
 
 MAX_BYTES = 64_000
+MAX_DEPTH = 4
 
 
 class ConfigurationError(Exception):
@@ -47,8 +48,9 @@ def load(text: str) -> Configuration:
     What the file lists under `as_preset` is for its reader: another base or version gives the preset other values.
     """
     try:
+        _check_shape(text)
         body = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: numbers and dates that there are not
         place = getattr(error, "problem_mark", None)
         where = f" (line {place.line + 1})" if place else ""
         raise ConfigurationError(
@@ -64,7 +66,20 @@ def load(text: str) -> Configuration:
     wanted = {name: value for name, value in body.get("knobs", {}).items() if name not in HIDDEN}
     if unknown := [str(name) for name in wanted if name not in KNOBS]:
         raise ConfigurationError(f"The file has knobs that are not known: {', '.join(unknown[:5])}.")
+    if several := [name for name, value in wanted.items() if isinstance(value, (dict, list, set))]:
+        raise ConfigurationError(f"The knob “{several[0]}” must be one value; a sweep tries several.")
     return Configuration(method, preset, objective, wanted)
+
+
+def _check_shape(text: str) -> None:
+    """Refuse what a few bytes could make huge before it is built: aliases, and one thing in another without end."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ConfigurationError("The file points at another part of itself (*name). Write the value out.")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ConfigurationError("The file has too many lists and mappings in one another. Export a run's to see.")
 
 
 def _check(what: str, value: Any, known: Any) -> None:

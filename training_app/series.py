@@ -10,12 +10,12 @@ from finetune_site.jobs.handle import Handle
 from finetune_site.jobs.queue import LeaseLost
 from finetune_site.lib.channel import read_journal
 from training_app.models import Metric, RowLoss, Run, Sample
+from training_app.models.runs import LOOK_NAMES
 
 NAMES = (
     "loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes", "device_use",
     "reward_margin", "reward_accuracy",
 )  # fmt: skip
-LOOK_NAMES = ("validation_loss", "validation_margin", "validation_accuracy")
 FLUSH_SECONDS = 0.5
 
 

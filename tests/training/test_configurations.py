@@ -55,6 +55,11 @@ def test_a_run_like_another_starts_from_its_choices(run, project, trainer, clien
     ("text", "sentence"),
     [
         ("method: [", "is no YAML (line 1)"),
+        ("knobs: {seed: " + "1" * 5000 + "}", "is no YAML"),
+        ("knobs: {tags: 2001-99-99}", "is no YAML"),
+        ("knobs: " + "[" * 3000, "lists and mappings in one another"),
+        ("a: &a [x, x]\nknobs: {seed: [*a, *a]}", "points at another part of itself"),
+        ("knobs: {seed: [1, 2]}", "“seed” must be one value"),
         ("- a\n- b", "must hold method, preset and knobs"),
         ("method: magic", "The method &#x27;magic&#x27; is not known"),
         ("preset: [quick]", "The preset [&#x27;quick&#x27;] is not known"),

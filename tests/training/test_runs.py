@@ -182,6 +182,25 @@ def test_a_redelivered_event_adds_no_metric(project, trainer, version, base, cli
     assert Metric.objects.filter(run=run, name="loss").count() == 1
 
 
+def test_a_long_run_is_shown_thinned_with_every_look_and_its_last_step(
+    project, trainer, version, base, client_of, monkeypatch
+):
+    monkeypatch.setattr("training_app.models.runs.CURVE_STEPS", 10)
+    monkeypatch.setattr("training_app.models.runs.SHOWN_LOOKS", 2)
+    client = client_of(trainer)
+    plan(client, project, version, base)
+    run, names = Run.objects.get(), ("loss", "grad_norm")
+    Metric.objects.bulk_create(Metric(run=run, step=n, name=name, value=n) for n in range(1, 100) for name in names)
+    for look in (33, 66, 99):
+        Metric.objects.create(run=run, step=look, name="validation_loss", value=look)
+        Sample.objects.create(run=run, step=look, example_id=1, question="Q?", reference="R", answer=f"says {look}")
+    points = client.get(reverse("run_metrics", args=[run.pk])).json()["points"]
+    assert [point["step"] for point in points] == [10, 20, 30, 33, 40, 50, 60, 66, 70, 80, 90, 99]
+    assert points[3] == {"step": 33, "loss": 33, "grad_norm": 33, "validation_loss": 33}
+    page = client.get(reverse("run_samples", args=[run.pk])).content.decode()
+    assert ("says 99" in page, "says 66" in page, "says 33" in page) == (True, True, False)
+
+
 def test_a_job_of_a_stranger_cannot_be_stopped(project, trainer, stranger, version, base, client_of):
     plan(client_of(trainer), project, version, base)
     run = Run.objects.get()

@@ -9,7 +9,8 @@ from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
 from django.db import models
-from django.db.models import Q
+from django.db.models import Max, Q
+from django.db.models.functions import Mod
 from django.urls import reverse
 from django.utils import timezone
 
@@ -17,6 +18,10 @@ from datasets_app.models import DatasetVersion
 from finetune_site.jobs.models import Job, JobState
 from finetune_site.projects.models import Project
 from training_app.engine.spec import knobs
+
+# What pages show of a run of any length: so many steps of its curves, so many looks of its answers.
+CURVE_STEPS, SHOWN_LOOKS = 2000, 10
+LOOK_NAMES = ("validation_loss", "validation_margin", "validation_accuracy")
 
 
 class BaseModel(models.Model):
@@ -171,6 +176,15 @@ class Run(models.Model):
         }
 
 
+class MetricQuerySet(models.QuerySet["Metric"]):
+    def thinned(self) -> "MetricQuerySet":
+        """Of one run's: every number of evenly spread steps, of each look and of the last step."""
+        last = self.aggregate(last=Max("step"))["last"] or 0
+        looks = self.filter(name__in=LOOK_NAMES).order_by().values("step")
+        spread = self.annotate(rest=Mod("step", last // CURVE_STEPS + 1))
+        return spread.filter(Q(rest=0) | Q(step=last) | Q(step__in=looks))
+
+
 class Metric(models.Model):
     """One number of one step. An event that is delivered twice adds nothing."""
 
@@ -179,12 +193,21 @@ class Metric(models.Model):
     name = models.CharField(max_length=24)
     value = models.FloatField()
 
+    objects = MetricQuerySet.as_manager()
+
     class Meta:
         ordering = ["step"]
         constraints = [models.UniqueConstraint(fields=["run", "step", "name"], name="one_metric_per_step")]
 
     def __str__(self) -> str:
         return f"{self.name} {self.value} at step {self.step}"
+
+
+class SampleQuerySet(models.QuerySet["Sample"]):
+    def newest(self) -> "SampleQuerySet":
+        """Of one run's: those of the last looks."""
+        looks = self.order_by("-step").values_list("step", flat=True).distinct()[:SHOWN_LOOKS]
+        return self.filter(step__in=list(looks))
 
 
 class Sample(models.Model):
@@ -196,6 +219,8 @@ class Sample(models.Model):
     question = models.TextField()
     reference = models.TextField()
     answer = models.TextField()
+
+    objects = SampleQuerySet.as_manager()
 
     class Meta:
         ordering = ["example_id", "-step"]

@@ -26,7 +26,8 @@ from training_app.engine.spec import ROW_KINDS
 from training_app.foresight import last_errors
 from training_app.forms import DescribeForm, RunFilterForm, RunForm
 from training_app.models import BaseModel, Run
-from training_app.series import LOOK_NAMES, NAMES
+from training_app.models.runs import LOOK_NAMES
+from training_app.series import NAMES
 from training_app.services import housekeeping
 from training_app.services import runs as services
 
@@ -102,12 +103,10 @@ def run_body(request: SignedInRequest, pk: int) -> HttpResponse:
 
 @require_GET
 def run_metrics(request: SignedInRequest, pk: int) -> HttpResponse:
-    """The whole series so far: what the chart draws before live points come in."""
+    """The series so far, thinned when it is long: what the chart draws before live points come in."""
     found = get_run(request.user, pk)
-    after = request.GET.get("after", "0")
-    rows = found.metrics.filter(step__gt=int(after) if after.isdecimal() else 0)
     points: dict[int, dict[str, float]] = {}
-    for step, name, value in rows.values_list("step", "name", "value"):
+    for step, name, value in found.metrics.thinned().values_list("step", "name", "value"):
         points.setdefault(step, {"step": step})[name] = value
     return JsonResponse({"points": list(points.values()), "state": found.state})
 
@@ -132,7 +131,7 @@ def run_config(request: SignedInRequest, pk: int) -> HttpResponse:
 def run_samples(request: SignedInRequest, pk: int) -> HttpResponse:
     """What the model answered at its looks at the validation rows."""
     found = get_run(request.user, pk)
-    context = {"run": found, "samples": found.samples.all(), "row_losses": _row_losses(found)}
+    context = {"run": found, "samples": found.samples.newest(), "row_losses": _row_losses(found)}
     return render(request, "training/run.html#samples", context)
 
 
@@ -304,7 +303,7 @@ def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
         "section": "runs",
         "last": {name: metric.value for name, metric in last.items() if metric},
         "differing": found.differing,
-        "samples": found.samples.all(),
+        "samples": found.samples.newest(),
         "row_losses": _row_losses(found),
         "has_rewards": has_rewards,
         "first_batch": list(
