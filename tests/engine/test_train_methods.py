@@ -159,8 +159,14 @@ def test_a_loss_that_runs_away_stops_the_run(lesson_fields: dict[str, Any], tmp_
 def watched(losses: list[float]) -> Progress:
     progress = Progress(base_loss=losses[0])
     for step, loss in enumerate(losses, start=1):
-        progress = with_step(Progress(**{**vars(progress), "step": step}), loss)
+        progress = with_step(Progress(**{**vars(progress), "step": step}), loss, 4)
     return progress
+
+
+def test_the_loss_of_an_epoch_is_kept_with_the_progress() -> None:
+    """So that a run resumed within its last epoch reports what an undisturbed one does."""
+    progress = watched([9.0, 9.0, 9.0, 9.0, 3.0, 2.0])
+    assert (progress.epoch_loss, progress.epoch_steps) == (5.0, 2)
 
 
 def test_noise_is_no_divergence() -> None:

@@ -27,6 +27,8 @@ class Progress:
     peak_memory_bytes: int = 0
     base_loss: float | None = None  # of the base model on some training rows
     smooth_loss: float | None = None
+    epoch_loss: float = 0.0  # sum over the present epoch's steps so far,
+    epoch_steps: int = 0  # and how many they are
     best_loss: float | None = None  # the lowest validation loss so far,
     best_step: int = 0  # where it was,
     looks_since: int = 0  # and how often the validation rows were looked at since

@@ -157,7 +157,6 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
     energy_before = energy_joules(machine.device)
     saved_at = time.monotonic()
     pace = Pace(lesson.tokens_per_epoch / lesson.steps_per_epoch, tokens_of(lesson.validation))
-    epoch_losses: list[float] = []
     validation_loss: float | None = None
     while progress.step < lesson.total_steps:
         step_start = time.monotonic()
@@ -186,7 +185,7 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
             seconds=progress.seconds + seconds,
             peak_memory_bytes=max(progress.peak_memory_bytes, peak_bytes(machine.device)),
         )
-        progress = with_step(progress, loss)
+        progress = with_step(progress, loss, lesson.steps_per_epoch)
         pace.add_step(seconds, tokens)
         left = pace.seconds_left(lesson.total_steps - progress.step, _looks_left(spec, lesson, progress.step))
         channel.emit(
@@ -203,7 +202,6 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
             seconds_left=round(left),
             **measured.rewards,
         )
-        epoch_losses = [*epoch_losses[-lesson.steps_per_epoch + 1 :], loss] if lesson.steps_per_epoch > 1 else [loss]
         is_last = progress.step == lesson.total_steps
         if runs_away(progress, vocabulary):
             risen = f"The loss has risen from {progress.base_loss:.2f} to {progress.smooth_loss:.2f} by step"
@@ -243,7 +241,7 @@ def _train(spec: TrainSpec, run_dir: Path, channel: Channel, team: Team) -> dict
         "tokens": progress.tokens,
         "seconds": round(progress.seconds, 1),
         "tokens_per_second": round(progress.tokens / max(progress.seconds, 1e-9), 1),
-        "train_loss": sum(epoch_losses) / len(epoch_losses) if epoch_losses else None,
+        "train_loss": progress.epoch_loss / progress.epoch_steps if progress.epoch_steps else None,
         "validation_loss": validation_loss,
         "validation_perplexity": None if validation_loss is None else perplexity(validation_loss),
         "best_step": progress.best_step or None,

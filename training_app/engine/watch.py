@@ -13,10 +13,12 @@ SMOOTHING = 0.9
 GUESSING_MARGIN = 0.5
 
 
-def with_step(progress: Progress, loss: float) -> Progress:
-    """`progress` after a step of this loss: its running mean."""
+def with_step(progress: Progress, loss: float, steps_per_epoch: int) -> Progress:
+    """`progress` after a step of this loss, which it counts already: its running mean and the epoch's sum."""
     smooth = loss if progress.smooth_loss is None else SMOOTHING * progress.smooth_loss + (1 - SMOOTHING) * loss
-    return replace(progress, smooth_loss=smooth)
+    is_first = (progress.step - 1) % steps_per_epoch == 0
+    before = (0.0, 0) if is_first else (progress.epoch_loss, progress.epoch_steps)
+    return replace(progress, smooth_loss=smooth, epoch_loss=before[0] + loss, epoch_steps=before[1] + 1)
 
 
 def runs_away(progress: Progress, vocabulary: int) -> bool:
