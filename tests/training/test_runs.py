@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from django.db import connection
 from django.urls import reverse
 
 from finetune_site.jobs import services as jobs
@@ -155,6 +156,31 @@ def test_only_a_finished_run_is_judged_or_asked(project, trainer, version, base,
     ):
         with pytest.raises(services.TrainingError):
             act()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_people_who_ask_at_once_share_one_model(project, trainer, version, base, client_of):
+    plan(client_of(trainer), project, version, base)
+    run = Run.objects.get()
+    run.job = jobs.enqueue(project=project, owner=trainer, kind="training.train", label="R")
+    run.save()
+    Job.objects.filter(pk=run.job.pk).update(state="succeeded")
+    run.refresh_from_db()
+
+    def ask():
+        try:
+            gate.wait()
+            services.ask(actor=trainer, run=run, prompt="What is it?")
+        finally:
+            connection.close()
+
+    gate = threading.Barrier(6)
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (ChatTurn.objects.count(), Job.objects.filter(kind="training.chat").count()) == (6, 1)
 
 
 def test_the_preview_refuses_what_would_stop_the_run(project, trainer, version, base, client_of):

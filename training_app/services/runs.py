@@ -118,7 +118,7 @@ def check_config(run: Run) -> None:
 @transaction.atomic
 def start_run(*, actor: User, run: Run) -> Run:
     """Queue a draft for training. Once started, a run never changes."""
-    locked = Run.objects.select_for_update(of=("self",)).select_related("preview_job").get(pk=run.pk)
+    locked = Run.objects.select_for_update().get(pk=run.pk)
     if locked.job:
         raise TrainingError("The run was started already.")
     if locked.preview_job and locked.preview_job.state == JobState.FAILED:
@@ -196,7 +196,7 @@ def ask(*, actor: User, run: Run, prompt: str) -> ChatTurn:
         raise TrainingError("Type a question first.")
     if len(prompt) > MAX_PROMPT:
         raise TrainingError(f"The question is longer than {MAX_PROMPT} characters. Shorten it.")
-    locked = Run.objects.select_for_update(of=("self",)).select_related("chat_job").get(pk=run.pk)
+    locked = Run.objects.select_for_update().get(pk=run.pk)
     turn = ChatTurn.objects.create(run=locked, user=actor, prompt=prompt)
     if locked.chat_job is None or locked.chat_job.is_finished:
         locked.chat_job = _enqueue(actor, locked, "training.chat", reverse("chat", args=[run.pk]))
