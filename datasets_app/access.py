@@ -6,7 +6,7 @@ from django.contrib.auth.models import User
 from django.db import models
 from django.shortcuts import get_object_or_404
 
-from datasets_app.models import Dataset, DatasetVersion, Document, Example, Generation, ImportBatch
+from datasets_app.models import Conflict, Dataset, DatasetVersion, Document, Example, Generation, ImportBatch
 from finetune_site.projects.access import require_role
 from finetune_site.projects.models import Project, Role
 
@@ -51,3 +51,10 @@ def get_import(user: User, pk: int) -> ImportBatch:
 
 def _of_dataset(user: User, rows: "models.QuerySet[Row]", pk: int) -> Row:
     return get_object_or_404(rows.filter(dataset__project__in=Project.objects.visible_to(user)), pk=pk)
+
+
+def get_conflict(user: User, pk: int, *, role: Role = Role.VIEWER) -> Conflict:
+    conflicts = Conflict.objects.visible_to(user).select_related("task__example__dataset__project", "by")
+    conflict = get_object_or_404(conflicts, pk=pk)
+    require_role(user, conflict.task.example.dataset.project, role)
+    return conflict

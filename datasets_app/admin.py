@@ -2,10 +2,13 @@
 
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from datasets_app.models import Dataset, DatasetVersion, Document, Generation, ModelServer
+from datasets_app.forms import LabelStudioServerForm
+from datasets_app.models import Dataset, DatasetVersion, Document, Generation, LabelStudioServer, ModelServer
+from datasets_app.services import labelstudio as label_studio
 
 
 class ReadOnly(admin.ModelAdmin):
@@ -49,3 +52,29 @@ class GenerationAdmin(ReadOnly):
 @admin.register(ModelServer)
 class ModelServerAdmin(admin.ModelAdmin):
     list_display = ["name", "provider", "base_url", "context_window"]
+
+
+@admin.register(LabelStudioServer)
+class LabelStudioServerAdmin(admin.ModelAdmin):
+    """Saving tries the connection; so does the action. The answer stands in the list within seconds."""
+
+    form = LabelStudioServerForm
+    list_display = ["name", "url", "state", "problem", "account", "version", "checked_at"]
+    readonly_fields = ["state", "problem", "account", "version", "checked_at"]
+    actions = ["test_connection"]
+
+    def save_model(self, request: HttpRequest, obj: LabelStudioServer, form: Any, change: bool) -> None:
+        if token := form.cleaned_data["token"]:
+            obj.token = token
+        obj.state, obj.problem = LabelStudioServer.State.UNTRIED, ""
+        super().save_model(request, obj, form, change)
+        self._test(request, [obj])
+
+    @admin.action(description="Test the connection", permissions=["change"])
+    def test_connection(self, request: HttpRequest, queryset: "QuerySet[LabelStudioServer]") -> None:
+        self._test(request, list(queryset))
+
+    def _test(self, request: HttpRequest, servers: list[LabelStudioServer]) -> None:
+        for server in servers:
+            label_studio.test_connection(server)
+        messages.info(request, "The connection is being tested. Load the list again in some seconds to see the answer.")

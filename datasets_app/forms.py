@@ -5,7 +5,8 @@ from typing import Any
 from django import forms
 
 from datasets_app.engine.formats import FORMATS
-from datasets_app.models import Dataset, Document, ModelServer
+from datasets_app.labelstudio import token_problem
+from datasets_app.models import Dataset, Document, LabelStudioServer, ModelServer, State
 from finetune_site.projects.forms import StyledMixin
 from finetune_site.projects.models import Project
 
@@ -168,3 +169,57 @@ class SealForm(StyledMixin, forms.Form):
         help_text="Of facts with three wordings or more, the share asked later in a wording that was not trained.",
     )
     note = forms.CharField(required=False, max_length=300, help_text="What is new in this version.")
+
+
+class LabelStudioServerForm(forms.ModelForm):
+    """What an operator types of a Label Studio: its token is taken and never shown again."""
+
+    token = forms.CharField(
+        required=False,
+        widget=forms.PasswordInput(attrs={"autocomplete": "off"}),
+        help_text="A personal access token or, where the organisation allows it, a legacy token. Left empty, the one "
+        "that was entered before stays.",
+    )
+
+    class Meta:
+        model = LabelStudioServer
+        fields = ["name", "url", "browser_url", "portal_url"]
+
+    def clean_token(self) -> str:
+        token = str(self.cleaned_data["token"]).strip()
+        if problem := token_problem(token) if token else "":
+            raise forms.ValidationError(problem)
+        if not token and not self.instance.sealed_token:
+            raise forms.ValidationError("Enter the token; without it nothing can be sent.")
+        return token
+
+
+class LabelStudioSendForm(StyledMixin, forms.Form):
+    """Which examples go to which Label Studio."""
+
+    server = forms.ModelChoiceField(LabelStudioServer.objects.all(), label="Label Studio", empty_label=None)
+    state = forms.ChoiceField(
+        choices=[(State.DRAFT, "those that nobody has decided yet"), ("", "all"), *State.choices[1:]],
+        required=False,
+        label="Examples",
+        help_text="What is there already is not sent twice: its text is brought up to date where nobody has judged it.",
+    )
+    document = forms.ModelChoiceField(
+        Document.objects.none(), required=False, empty_label="of every document", label="Of the document"
+    )
+    text = forms.CharField(required=False, max_length=200, label="That hold these words")
+
+    def __init__(self, *args: Any, dataset: Dataset, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        chooser = self.fields["document"]
+        assert isinstance(chooser, forms.ModelChoiceField)
+        chooser.queryset = Document.objects.filter(examples__dataset=dataset).distinct().order_by("name")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        document = self.cleaned_data["document"]
+        chosen = {"state": self.cleaned_data["state"], "text": self.cleaned_data["text"]}
+        return {
+            "server": self.cleaned_data["server"],
+            "chosen": {**chosen, "document": str(document.pk) if document else ""},
+        }

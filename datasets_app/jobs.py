@@ -1,5 +1,6 @@
-"""The long work of this app: parse, generate, import, seal. Each may run again from the start without doing harm."""
+"""The long work of this app: parse, generate, import, seal, review in Label Studio. Each may run again without harm."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from django.utils import timezone
 from datasets_app.engine import chunks as engine_chunks
 from datasets_app.engine import elements as engine_elements
 from datasets_app.engine import formats
+from datasets_app.labelstudio import Client, LabelStudioError, Trouble
 from datasets_app.models import (
     Chunk,
     DatasetVersion,
@@ -22,17 +24,24 @@ from datasets_app.models import (
     Generation,
     GenerationOutcome,
     ImportBatch,
+    LabelStudioLink,
+    LabelStudioSending,
 )
+from datasets_app.pulling import pull, seen_again
+from datasets_app.sending import Paused, send, tell_decided
 from datasets_app.services import intake, sealing
-from finetune_site.jobs.handle import Handle, JobInputError
+from datasets_app.services import labelstudio as services
+from finetune_site.jobs.handle import EngineFailed, Handle, JobInputError
 from finetune_site.jobs.kinds import job_kind
 from finetune_site.lib.channel import write_json
 from finetune_site.lib.process import Limits
+from finetune_site.lib.sealing import UnsealError
 
 ENGINE = "datasets_app.engine"
 ROWS_AT_ONCE = 200
 KEPT_ERRORS = 100
 TAKE_OVER_SECONDS = 1.0
+SERVERS_TROUBLES = (Trouble.UNREACHABLE, Trouble.ADDRESS, Trouble.TOKEN)
 KEY_VARIABLE = "FINETUNE_LLM_API_KEY"
 
 
@@ -119,6 +128,61 @@ def seal(handle: Handle) -> None:
     sealed = sealing.write_file(version)
     handle.check()
     handle.write(lambda: sealing.keep(version, sealed, timezone.now()))
+
+
+@job_kind("datasets.label_studio_send", title="Send to Label Studio", max_attempts=5)
+def label_studio_send(handle: Handle) -> None:
+    """Push examples; a later attempt finds what an earlier one sent."""
+    chosen = LabelStudioSending.objects.select_related("link__server", "link__dataset__project")
+    sending = chosen.get(job=handle.job)
+    handle.progress(0, sending.examples.count(), unit="examples")
+    with _label_studio(handle, sending.link) as client:
+        counts = send(handle, sending, client)
+        handle.write(lambda: LabelStudioSending.objects.filter(pk=sending.pk).update(counts=counts))
+        handle.write(lambda: seen_again(sending.link, timezone.now()))
+
+
+@job_kind("datasets.label_studio_sync", title="Bring decisions back from Label Studio", max_attempts=3)
+def label_studio_sync(handle: Handle) -> None:
+    """Pull what changed, again while hints come in. Label Studio away: the next round of the schedule goes on."""
+    links = LabelStudioLink.objects.select_related("server", "dataset__project")
+    link = links.filter(sync_job=handle.job).first()
+    while link is not None:
+        handle.write(lambda pk=link.pk: LabelStudioLink.objects.filter(pk=pk).update(is_hinted=False))  # type: ignore[misc]
+        try:
+            with _label_studio(handle, link) as client:
+                pull(handle, link, client)
+                tell_decided(handle, client, link)
+                handle.write(lambda link=link: seen_again(link, timezone.now()))  # type: ignore[misc]
+                handle.write(lambda link=link: services.send_on(link))  # type: ignore[misc]
+        except (EngineFailed, JobInputError):
+            handle.log("Stopped for now; the page of the dataset says why")
+        if handle.write(lambda link=link: services.end_sync(link)):  # type: ignore[misc]
+            return
+        link = links.filter(pk=link.pk).first()
+
+
+@contextlib.contextmanager
+def _label_studio(handle: Handle, link: LabelStudioLink) -> Iterator[Client]:
+    """A client of the link's server. What goes wrong there is kept with server and link, and ends the job: by a
+    sentence where a person is needed, else by trying again."""
+    try:
+        with Client(link.server.url, link.server.token) as client:
+            yield client
+    except UnsealError:
+        problem = "The token cannot be read: the site's key has changed. An operator enters the token again."
+        handle.write(lambda: services.note_trouble(link, problem, is_servers=True))
+        raise JobInputError(problem) from None
+    except Paused as error:
+        problem = str(error)
+        handle.write(lambda: services.note_pause(link, problem))
+        raise JobInputError(problem) from None
+    except LabelStudioError as error:
+        problem, is_servers = str(error), error.trouble in SERVERS_TROUBLES
+        handle.write(lambda: services.note_trouble(link, problem, is_servers=is_servers))
+        if is_servers or error.trouble == Trouble.UNCERTAIN:
+            raise EngineFailed(problem) from None
+        raise JobInputError(problem) from None
 
 
 def _run(

@@ -1,6 +1,6 @@
 from django.urls import path, re_path
 
-from datasets_app.views import datasets, documents, review
+from datasets_app.views import datasets, documents, labelstudio, review
 
 urlpatterns = [
     path("projects/<int:project>/documents/", documents.document_list, name="document_list"),
@@ -23,6 +23,17 @@ urlpatterns = [
     path("datasets/<int:pk>/review/undo", review.review_undo, name="review_undo"),
     path("datasets/<int:pk>/examples/", review.example_list, name="example_list"),
     path("datasets/<int:pk>/examples/judge", review.judge_all, name="judge_all"),
+    path("datasets/<int:pk>/label-studio", labelstudio.label_studio, name="label_studio"),
+    path("datasets/<int:pk>/label-studio/body", labelstudio.label_studio_body, name="label_studio_body"),
+    path("datasets/<int:pk>/label-studio/sync", labelstudio.label_studio_sync, name="label_studio_sync"),
+    re_path(
+        r"^datasets/(?P<pk>\d+)/label-studio/(?P<act>restore|anew|part)$",
+        labelstudio.label_studio_act,
+        name="label_studio_act",
+    ),
+    path("projects/<int:project>/label-studio/", labelstudio.label_studio_list, name="label_studio_list"),
+    path("conflicts/<int:pk>/resolve", labelstudio.conflict_resolve, name="conflict_resolve"),
+    path("label-studio/hooks/<uuid:key>", labelstudio.label_studio_hook, name="label_studio_hook"),
     path("generations/<int:pk>/", datasets.generation, name="generation"),
     path("generations/<int:pk>/body", datasets.generation_body, name="generation_body"),
     path("imports/<int:pk>/", datasets.import_batch, name="import_batch"),

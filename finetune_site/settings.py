@@ -208,6 +208,14 @@ _cluster = {
 }
 Q_CLUSTER = {"name": "default", **_cluster, "ALT_CLUSTERS": {"gpu": {**_cluster, "workers": 1}}}
 
+# How often decisions are brought back from Label Studio where no webhook tells of them.
+LABEL_STUDIO_MINUTES = _number("FINETUNE_LABEL_STUDIO_MINUTES", 5)
+# Short tasks that come by themselves: name, function and minutes between.
+JOB_SCHEDULES = {
+    "reconcile": ("finetune_site.jobs.dispatch.reconcile", 1),
+    "label studio": ("datasets_app.services.labelstudio.sync_all", LABEL_STUDIO_MINUTES),
+}
+
 # The engines: how many threads a training process takes, and how long a chat model stays in memory unused.
 ENGINE_THREADS = _number("FINETUNE_ENGINE_THREADS", 0)
 # The head of a Ray cluster that runs may be computed on, host:port; `auto`: the one this machine belongs to.
@@ -226,5 +234,6 @@ LOGGING = {
     "formatters": {"plain": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "root": {"handlers": ["console"], "level": os.environ.get("FINETUNE_LOG_LEVEL", "INFO")},
-    "loggers": {"django-q": {"level": "WARNING"}},
+    # httpx tells every address it asks.
+    "loggers": {"django-q": {"level": "WARNING"}, "httpx": {"level": "WARNING"}},
 }

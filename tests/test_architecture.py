@@ -15,7 +15,18 @@ from finetune_site.jobs.kinds import all_kinds
 from finetune_site.jobs.models import Job
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ["torch", "transformers", "unstructured", "llama_index", "datasets", "peft", "trl", "pypdfium2", "spacy"]
+HEAVY = [
+    "torch",
+    "transformers",
+    "unstructured",
+    "llama_index",
+    "datasets",
+    "peft",
+    "trl",
+    "pypdfium2",
+    "spacy",
+    "label_studio_sdk",
+]
 ENGINES = [ROOT / "datasets_app" / "engine", ROOT / "training_app" / "engine", ROOT / "finetune_site" / "lib"]
 
 

@@ -2,9 +2,18 @@ from datasets_app.models.datasets import Dataset, DatasetVersion, VersionEntry
 from datasets_app.models.documents import Chunk, Document, Element
 from datasets_app.models.examples import Decision, Example, ExampleText, State
 from datasets_app.models.generation import Generation, GenerationOutcome, ImportBatch, ModelServer
+from datasets_app.models.labelstudio import (
+    Conflict,
+    LabelStudioLink,
+    LabelStudioProject,
+    LabelStudioSending,
+    LabelStudioServer,
+    LabelStudioTask,
+)
 
 __all__ = [
     "Chunk",
+    "Conflict",
     "Dataset",
     "DatasetVersion",
     "Decision",
@@ -15,6 +24,11 @@ __all__ = [
     "Generation",
     "GenerationOutcome",
     "ImportBatch",
+    "LabelStudioLink",
+    "LabelStudioProject",
+    "LabelStudioSending",
+    "LabelStudioServer",
+    "LabelStudioTask",
     "ModelServer",
     "State",
     "VersionEntry",

@@ -60,6 +60,7 @@ class Example(models.Model):
     state = models.CharField(max_length=10, choices=State.choices, default=State.DRAFT)
     text = models.ForeignKey("ExampleText", models.RESTRICT, null=True, related_name="+")
     decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+")
+    decided_name = models.CharField(max_length=200, blank=True, help_text="Who decided elsewhere and has no login here")
     decided_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(default=timezone.now)
 
@@ -100,7 +101,7 @@ class Example(models.Model):
             models.UniqueConstraint(fields=["batch", "import_line"], name="one_example_per_line"),
             models.CheckConstraint(condition=models.Q(state__in=State.values), name="known_example_state"),
             models.CheckConstraint(
-                condition=models.Q(state=State.DRAFT) | models.Q(decided_by__isnull=False),
+                condition=models.Q(state=State.DRAFT) | models.Q(decided_by__isnull=False) | ~models.Q(decided_name=""),
                 name="decision_has_its_person",
             ),
         ]
@@ -110,6 +111,11 @@ class Example(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("example", args=[self.pk])
+
+    @property
+    def decider(self) -> "User | str":
+        """Who decided: a person here, or the name of one elsewhere; empty for a draft."""
+        return self.decided_by or self.decided_name
 
     @property
     def pages(self) -> str:
@@ -136,15 +142,26 @@ class ExampleText(models.Model):
     number = models.PositiveIntegerField(default=1)
     content = models.JSONField(help_text='{"messages": [...]}, {"prompt", "chosen", "rejected"} or {"text"}')
     search = models.TextField(help_text="All its words, to find it by")
-    author = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
+    author = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+")
+    author_name = models.CharField(max_length=200, blank=True, help_text="Who wrote it elsewhere and has no login here")
     at = models.DateTimeField(default=timezone.now)
 
     class Meta:
         ordering = ["number"]
-        constraints = [models.UniqueConstraint(fields=["example", "number"], name="one_text_per_number")]
+        constraints = [
+            models.UniqueConstraint(fields=["example", "number"], name="one_text_per_number"),
+            models.CheckConstraint(
+                condition=models.Q(author__isnull=False) | ~models.Q(author_name=""), name="text_has_its_author"
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"text {self.number} of example {self.example_id}"
+
+    @property
+    def writer(self) -> "User | str":
+        """Who wrote it: a person here, or the name of one elsewhere."""
+        return self.author or self.author_name
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -154,9 +171,7 @@ class ExampleText(models.Model):
     @property
     def parts(self) -> list[tuple[str, str]]:
         """Its texts with their names: each message with its role; prompt, chosen and rejected; or the one text."""
-        if self.messages:
-            return [(message["role"], message["content"]) for message in self.messages]
-        return [(name, text) for name, text in self.content.items() if isinstance(text, str)]
+        return parts_of(self.content)
 
     @property
     def question(self) -> str:
@@ -176,15 +191,35 @@ class Decision(models.Model):
     text = models.ForeignKey(ExampleText, models.RESTRICT, related_name="decisions")
     before = models.CharField(max_length=10, choices=State.choices)
     verdict = models.CharField(max_length=10, choices=State.choices)
-    by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
+    by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+")
+    by_name = models.CharField(max_length=200, blank=True, help_text="Who decided elsewhere and has no login here")
     at = models.DateTimeField(default=timezone.now)
     reason = models.CharField(max_length=300, blank=True)
+    place = models.CharField(max_length=40, blank=True, help_text="Where it was decided, if not here")
+    quality = models.PositiveSmallIntegerField(null=True, help_text="1 to 5")
+    comment = models.TextField(blank=True)
 
     class Meta:
         ordering = ["-pk"]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(by__isnull=False) | ~models.Q(by_name=""), name="decision_names_its_person"
+            )
+        ]
 
     def __str__(self) -> str:
-        return f"{self.verdict} by {self.by}"
+        return f"{self.verdict} by {self.person}"
+
+    @property
+    def person(self) -> "User | str":
+        return self.by or self.by_name
+
+
+def parts_of(content: dict[str, Any]) -> list[tuple[str, str]]:
+    """The texts of a content with their names."""
+    if content.get("messages"):
+        return [(message["role"], message["content"]) for message in content["messages"]]
+    return [(name, text) for name, text in content.items() if isinstance(text, str)]
 
 
 def words_of(content: dict[str, Any]) -> str:

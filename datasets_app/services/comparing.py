@@ -9,6 +9,7 @@ from typing import Any
 from django.db.models import F, OuterRef, QuerySet, Subquery
 
 from datasets_app.models import DatasetVersion, ExampleText, VersionEntry
+from datasets_app.models.examples import parts_of
 
 COMPARED_WORDS = 2000  # word by word, which takes the square of them; longer texts are shown whole
 
@@ -46,7 +47,12 @@ def compare_versions(before: DatasetVersion, after: DatasetVersion) -> Differenc
 
 def edits(before: ExampleText, after: ExampleText) -> list[tuple[str, list[Piece]]]:
     """The parts of an example that were edited, by name (a role, or chosen, say), word by word."""
-    pairs = itertools.zip_longest(before.parts, after.parts, fillvalue=("", ""))
+    return edits_of(before.content, after.content)
+
+
+def edits_of(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, list[Piece]]]:
+    """The same between two contents."""
+    pairs = itertools.zip_longest(parts_of(before), parts_of(after), fillvalue=("", ""))
     return [(new[0] or old[0], _pieces(old[1], new[1])) for old, new in pairs if old != new]
 
 

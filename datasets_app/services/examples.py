@@ -1,5 +1,6 @@
 """What people do to examples: write, edit, judge, take back. Every text and every decision is kept."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -15,12 +16,21 @@ from finetune_site.projects.services import audit
 BATCH = 500
 
 
+@dataclass(frozen=True)
+class Voice:
+    """Who speaks of an example: a person with a login here, or the name of one elsewhere; and where they spoke."""
+
+    user: User | None
+    name: str = ""
+    place: str = ""
+
+
 @transaction.atomic
 def write_example(*, actor: User, dataset: Dataset, content: dict[str, Any]) -> Example:
     """Keep an example written by hand; its author is its source."""
     kind = _checked_kind(content)
     example = Example.objects.create(dataset=dataset, kind=kind, origin=Origin.WRITTEN, author=actor)
-    _add_text(example, content, actor, 1)
+    _add_text(example, content, Voice(actor), 1)
     audit(dataset.project, actor, "wrote", example)
     return example
 
@@ -36,9 +46,9 @@ def edit_example(*, actor: User, example: Example, content: dict[str, Any]) -> E
     if last.content == content:
         return locked
     before = locked.state
-    _add_text(locked, content, actor, last.number + 1)
+    _add_text(locked, content, Voice(actor), last.number + 1)
     if before != State.DRAFT:
-        _move(locked, State.DRAFT, actor, "edited: judge it again")
+        _move(locked, State.DRAFT, Voice(actor), "edited: judge it again")
     return locked
 
 
@@ -52,8 +62,36 @@ def judge(*, actor: User, example: Example, verdict: str, reason: str = "", text
     if text and text != str(locked.text_id):
         raise DatasetError("Somebody has edited this example meanwhile. Read it again, then judge it.")
     if locked.state != verdict:
-        _move(locked, verdict, actor, reason)
+        _move(locked, verdict, Voice(actor), reason)
     return locked
+
+
+@transaction.atomic
+def take_over(
+    *,
+    voice: Voice,
+    example: Example,
+    content: dict[str, Any],
+    verdict: str,
+    reason: str = "",
+    quality: int | None = None,
+    comment: str = "",
+) -> Example:
+    """Keep what somebody decided elsewhere: the text as they left it, and the verdict on that very text."""
+    if _checked_kind(content) != example.kind:
+        raise DatasetError("An edit cannot turn an example into one of another kind; write a new example.")
+    locked = Example.objects.select_for_update().get(pk=example.pk)  # no join: its rows would be those before the wait
+    assert locked.text is not None
+    if locked.text.content != content:
+        _add_text(locked, content, voice, locked.text.number + 1)
+    _move(locked, verdict, voice, reason, quality=quality, comment=comment)
+    return locked
+
+
+@transaction.atomic
+def withdraw(*, voice: Voice, example: Example, reason: str) -> None:
+    """Take back a decision that fell elsewhere."""
+    _move(Example.objects.select_for_update().get(pk=example.pk), State.DRAFT, voice, reason)
 
 
 @transaction.atomic
@@ -90,7 +128,7 @@ def judge_all(*, actor: User, dataset: Dataset, examples: ExampleQuerySet, verdi
             ]
             Decision.objects.bulk_create(decisions)
             Example.objects.filter(pk__in=[entry.pk for entry in locked]).update(
-                state=verdict, **_decider(verdict, actor)
+                state=verdict, **_decider(verdict, Voice(actor))
             )
             count += len(locked)
     if count:
@@ -114,28 +152,42 @@ def _checked_kind(content: dict[str, Any]) -> str:
     return Kind.PREFERENCE
 
 
-def _add_text(example: Example, content: dict[str, Any], author: User, number: int) -> None:
+def _add_text(example: Example, content: dict[str, Any], author: Voice, number: int) -> None:
     text = ExampleText.objects.create(
-        example=example, number=number, content=content, search=words_of(content), author=author
+        example=example,
+        number=number,
+        content=content,
+        search=words_of(content),
+        author=author.user,
+        author_name="" if author.user else author.name,
     )
     example.text = text
     example.save(update_fields=["text"])
 
 
-def _move(example: Example, verdict: str, actor: User, reason: str) -> None:
+def _move(
+    example: Example, verdict: str, by: Voice, reason: str, *, quality: int | None = None, comment: str = ""
+) -> None:
     assert example.text is not None  # every kept example has a text
     Decision.objects.create(
-        example=example, text=example.text, before=example.state, verdict=verdict, by=actor, reason=reason[:300]
+        example=example,
+        text=example.text,
+        before=example.state,
+        verdict=verdict,
+        by=by.user,
+        by_name="" if by.user else by.name,
+        place=by.place,
+        reason=reason[:300],
+        quality=quality,
+        comment=comment,
     )
-    for name, value in {"state": verdict, **_decider(verdict, actor)}.items():
+    for name, value in {"state": verdict, **_decider(verdict, by)}.items():
         setattr(example, name, value)
-    example.save(update_fields=["state", "decided_by", "decided_at"])
+    example.save(update_fields=["state", "decided_by", "decided_name", "decided_at"])
 
 
-def _decider(verdict: str, actor: User) -> dict[str, Any]:
+def _decider(verdict: str, by: Voice) -> dict[str, Any]:
     """A draft has nobody who decided."""
-    return (
-        {"decided_by": None, "decided_at": None}
-        if verdict == State.DRAFT
-        else {"decided_by": actor, "decided_at": timezone.now()}
-    )
+    if verdict == State.DRAFT:
+        return {"decided_by": None, "decided_name": "", "decided_at": None}
+    return {"decided_by": by.user, "decided_name": "" if by.user else by.name, "decided_at": timezone.now()}

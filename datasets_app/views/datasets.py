@@ -23,7 +23,7 @@ from datasets_app.forms import (
     SealForm,
     TextForm,
 )
-from datasets_app.models import Dataset, DatasetVersion, State
+from datasets_app.models import Dataset, DatasetVersion, LabelStudioLink, State
 from datasets_app.services import datasets as services
 from datasets_app.services import examples as example_services
 from datasets_app.services import sealing
@@ -49,8 +49,9 @@ def dataset_list(request: SignedInRequest, project: int) -> HttpResponse:
         sealed=Count("versions", Q(versions__sealed_at__isnull=False), distinct=True),
     )
     may = has_role(request.user, of, Role.TRAINER)
+    has_label_studio = LabelStudioLink.objects.filter(dataset__project=of).exists()
     context = {"project": of, "section": "datasets", "datasets": datasets, "may_create": may}
-    return render(request, "datasets/dataset_list.html", context)
+    return render(request, "datasets/dataset_list.html", context | {"has_label_studio": has_label_studio})
 
 
 @require_http_methods(["GET", "POST"])
@@ -263,7 +264,7 @@ def _version_context(request: SignedInRequest, pk: int) -> dict[str, object]:
     found = access.get_version(request.user, pk)
     split = request.GET.get("split", "")
     entries = found.entries.select_related("example", "text")
-    reviewers = found.entries.values("example__decided_by").distinct().count()
+    reviewers = found.entries.values("example__decided_by", "example__decided_name").distinct().count()
     return _context(found.dataset) | {
         "version": found,
         "split": split,

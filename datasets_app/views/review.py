@@ -98,6 +98,7 @@ def example(request: SignedInRequest, pk: int) -> HttpResponse:
         "example": found,
         "texts": found.texts.select_related("author"),
         "decisions": found.decisions.select_related("by", "text"),
+        "there": found.label_studio_tasks.exclude(remote_id=None).select_related("project__link__server").first(),
     }
     return render(request, "datasets/example.html", context)
 

@@ -60,15 +60,16 @@ def reconcile() -> list[int]:
 
 
 @transaction.atomic
-def schedule_reconcile() -> None:
-    """See that `reconcile` comes once a minute, from one schedule however many clusters start at the same time."""
+def keep_schedules() -> None:
+    """See that every task of JOB_SCHEDULES comes at its pace, from one schedule however many clusters start at once."""
     with connection.cursor() as cursor:
         cursor.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
-    wanted = {"func": f"{reconcile.__module__}.reconcile", "schedule_type": Schedule.MINUTES, "minutes": 1}
-    kept = Schedule.objects.filter(name="reconcile", **wanted).order_by("pk").first()
-    Schedule.objects.filter(name="reconcile").exclude(pk=kept.pk if kept else None).delete()
-    if kept is None:
-        Schedule.objects.create(name="reconcile", cluster="default", **wanted)
+    for name, (function, minutes) in settings.JOB_SCHEDULES.items():
+        wanted = {"func": function, "schedule_type": Schedule.MINUTES, "minutes": minutes}
+        kept = Schedule.objects.filter(name=name, **wanted).order_by("pk").first()
+        Schedule.objects.filter(name=name).exclude(pk=kept.pk if kept else None).delete()
+        if kept is None:
+            Schedule.objects.create(name=name, cluster="default", **wanted)
 
 
 def _suspects() -> list[Job]:

@@ -5,6 +5,7 @@ on nobody is refused (what the answer then is, the tests of each view say). Each
 writes with, as refusing comes before looking at what was typed.
 """
 
+import uuid
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -21,14 +22,15 @@ PEOPLE = ("anonymous", "stranger", "viewer", "reviewer", "trainer", "owner", "op
 
 @dataclass(frozen=True)
 class Row:
-    """`least`: a role, or "anybody", "signed in", "operator", "asker" (who typed it: the viewer here)."""
+    """`least`: a role, or "anybody", "signed in", "operator", "asker" (who typed it: the viewer here),
+    "nobody" (a program that knows a secret)."""
 
     least: str
     method: str = "get"
     of: str = ""  # which object's key the address takes
 
 
-PUBLIC, SIGNED_IN, OPERATOR, ASKER = "anybody", "signed in", "operator", "asker"
+PUBLIC, SIGNED_IN, OPERATOR, ASKER, NOBODY = "anybody", "signed in", "operator", "asker", "nobody"
 VIEWER, REVIEWER, TRAINER, OWNER = Role.VIEWER, Role.REVIEWER, Role.TRAINER, Role.OWNER
 
 TABLE: dict[str, Row] = {
@@ -77,6 +79,13 @@ TABLE: dict[str, Row] = {
     "review_undo": Row(REVIEWER, "post", of="dataset"),
     "example_list": Row(VIEWER, of="dataset"),
     "judge_all": Row(REVIEWER, "post", of="dataset"),
+    "label_studio": Row(VIEWER, of="dataset"),
+    "label_studio_body": Row(VIEWER, of="dataset"),
+    "label_studio_act": Row(TRAINER, "post", of="act"),
+    "label_studio_sync": Row(REVIEWER, "post", of="dataset"),
+    "label_studio_list": Row(VIEWER, of="in project"),
+    "label_studio_hook": Row(NOBODY, "post", of="hook"),
+    "conflict_resolve": Row(REVIEWER, "post", of="conflict"),
     "generation": Row(VIEWER, of="generation"),
     "generation_body": Row(VIEWER, of="generation"),
     "import_batch": Row(VIEWER, of="batch"),
@@ -146,10 +155,22 @@ def test_the_table_is_complete():
 
 
 @pytest.fixture
-def things(project, owner):
+def things(project, owner, settings):
     """One of everything an address may name."""
-    from datasets_app.models import DatasetVersion, Document, Generation, ImportBatch, ModelServer
+    from datasets_app.models import (
+        Conflict,
+        DatasetVersion,
+        Document,
+        Generation,
+        ImportBatch,
+        LabelStudioLink,
+        LabelStudioProject,
+        LabelStudioServer,
+        LabelStudioTask,
+        ModelServer,
+    )
     from datasets_app.services import datasets, examples
+    from finetune_site.lib.sealing import seal
     from training_app.models import (
         BaseModel,
         Benchmark,
@@ -171,6 +192,18 @@ def things(project, owner):
     dataset = datasets.create_dataset(actor=owner, project=project, name="D")
     content = {"messages": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}]}
     example = examples.write_example(actor=owner, dataset=dataset, content=content)
+    there = LabelStudioServer.objects.create(name="L", url="http://127.0.0.1:9")
+    link = LabelStudioLink.objects.create(
+        dataset=dataset, server=there, created_by=owner, sealed_hook_secret=seal("secret", settings.SECRET_KEY)
+    )
+    task = LabelStudioTask.objects.create(
+        project=LabelStudioProject.objects.create(link=link, layout="single", remote_id=1),
+        example=example,
+        push_id=uuid.uuid4(),
+        text=example.text,
+        known_state="draft",
+    )
+    conflict = Conflict.objects.create(task=task, text=example.text, content=content, verdict="approved", by=owner)
     generation = Generation.objects.create(dataset=dataset, generator="extractive", created_by=owner)
     batch = ImportBatch.objects.create(dataset=dataset, name="a.jsonl", sha256="0" * 64, created_by=owner)
     version = DatasetVersion.objects.create(dataset=dataset, number=1, created_by=owner)
@@ -200,7 +233,7 @@ def things(project, owner):
     named = {
         "project": project, "job": job, "document": document, "dataset": dataset, "example": example, "batch": batch,
         "generation": generation, "version": version, "run": run, "evaluation": evaluation, "turn": turn,
-        "sweep": sweep, "evaluation row": row, "judgement": judgement, "benchmark": benchmark,
+        "conflict": conflict, "sweep": sweep, "evaluation row": row, "judgement": judgement, "benchmark": benchmark,
     }  # fmt: skip
     return {
         "": {},
@@ -208,6 +241,8 @@ def things(project, owner):
         "membership": {"pk": project.pk, "member": membership.pk},
         "in project": {"project": project.pk},
         "file": {"pk": version.pk, "format": "jsonl"},
+        "act": {"pk": dataset.pk, "act": "restore"},
+        "hook": {"key": link.hook_key},
         **{name: {"pk": thing.pk} for name, thing in named.items()},
     }
 
@@ -216,6 +251,8 @@ def expected(row: Row, person: str) -> str:
     """pass, login, hidden (404) or refused (403)."""
     if row.least == PUBLIC:
         return "pass"
+    if row.least == NOBODY:
+        return "refused"
     if person == "anonymous":
         return "login"
     if row.least == ASKER:

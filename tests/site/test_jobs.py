@@ -309,7 +309,7 @@ def test_clusters_that_start_at_once_make_one_schedule():
     def make():
         try:
             gate.wait()
-            dispatch.schedule_reconcile()
+            dispatch.keep_schedules()
         finally:
             connection.close()
 

@@ -21,6 +21,9 @@ _STATE_LOOK = {
     "rejected": ("red", "x"),
     "sealed": ("purple", "lock"),
     "ready": ("green", "check"),
+    "in step": ("green", "check"),
+    "waiting": ("yellow", "hourglass"),
+    "paused": ("orange", "alert-triangle"),
 }
 
 

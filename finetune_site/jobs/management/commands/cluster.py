@@ -20,7 +20,7 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from finetune_site.jobs import machines, slots
-from finetune_site.jobs.dispatch import reconcile, schedule_reconcile
+from finetune_site.jobs.dispatch import keep_schedules, reconcile
 from finetune_site.jobs.services import wake
 
 TICK_SECONDS = 15
@@ -40,7 +40,7 @@ class Command(BaseCommand):
         self.is_stopping = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        schedule_reconcile()
+        keep_schedules()
         reconcile()
         self._start()
         while not self.is_stopping:

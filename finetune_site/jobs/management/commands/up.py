@@ -76,6 +76,9 @@ class Command(BaseCommand):
         parser.add_argument("--host", default="127.0.0.1")
         parser.add_argument("--port", type=int, default=8000)
         parser.add_argument(
+            "--label-studio", type=int, metavar="PORT", help="also run a Label Studio, connected to the site"
+        )
+        parser.add_argument(
             "--then", nargs=argparse.REMAINDER, metavar="COMMAND", help="run this manage.py command, then stop"
         )
 
@@ -109,7 +112,7 @@ class Command(BaseCommand):
         code = 0
         try:
             self._prepare()
-            self._start(options["host"], options["port"])
+            self._start(options["host"], options["port"], options["label_studio"])
             code = self._run_then(options["then"]) if options["then"] else self._watch()
         finally:
             self._stop()
@@ -142,7 +145,7 @@ class Command(BaseCommand):
         self.stdout.write(f"\n  First start: log in as  operator  with the password  {password}")
         self.stdout.write("  (shown once; change it under your name)")
 
-    def _start(self, host: str, port: int) -> None:
+    def _start(self, host: str, port: int, label_studio: int | None) -> None:
         web = [
             sys.executable, "-m", "uvicorn", "finetune_site.asgi:application", "--host", host, "--port", str(port),
             "--log-level", "warning", "--timeout-graceful-shutdown", "3", "--lifespan", "off",
@@ -152,6 +155,9 @@ class Command(BaseCommand):
             Child("cluster default", [*_manage(), "cluster", "default"], {"Q_CLUSTER_NAME": "default"}),
             Child("cluster gpu", [*_manage(), "cluster", "gpu"], {"Q_CLUSTER_NAME": "gpu"}),
         ]
+        if label_studio:
+            connected = ["--port", str(label_studio), "--portal-url", f"http://{host}:{port}"]
+            self.children.append(Child("Label Studio", [*_manage(), "label_studio", *connected]))
         for child in self.children:
             child.start()
         self._write_down()

@@ -1,0 +1,207 @@
+"""What people did in Label Studio on its way into the portal: edits become texts, verdicts states, skips nothing.
+
+The rules, which the page states in the same words: a side that alone changed wins; the same on both sides is in step;
+different on both sides is a conflict that a person decides. Reading a change twice adds nothing.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from django.contrib.auth.models import User
+from django.utils import timezone
+
+from datasets_app.engine import labelling
+from datasets_app.labelstudio import Annotation, Client, Person, RemoteTask
+from datasets_app.models import Conflict, Example, LabelStudioLink, LabelStudioProject, LabelStudioTask, State
+from datasets_app.sending import check_project, text_key
+from datasets_app.services import examples as services
+from datasets_app.services.datasets import DatasetError
+from datasets_app.services.examples import Voice
+from finetune_site.jobs.handle import Handle
+from finetune_site.projects.access import has_role
+from finetune_site.projects.models import Project, Role
+
+OVERLAP = timedelta(minutes=2)  # clocks and transactions: what is read twice adds nothing
+PLACE = "Label Studio"
+STATES = {"approve": State.APPROVED, "fix": State.DRAFT, "reject": State.REJECTED}
+Outcome = LabelStudioTask.Outcome
+
+
+def pull(handle: Handle, link: LabelStudioLink, client: Client) -> int:
+    """Take over what changed since the last time; returns in how many tasks. `Paused` where a person is needed."""
+    count, people = 0, _People(client, link.dataset.project)
+    for project in link.projects.exclude(remote_id=None):
+        assert project.remote_id is not None
+        if link.restores_config:
+            config = labelling.config(labelling.LAYOUTS[project.layout])
+            client.restore_config(project.remote_id, config)
+        check_project(client, project)
+        if link.looks_whole:
+            _look_whole(handle, project, client)
+        count += _pull_project(handle, project, client, people)
+    return count
+
+
+def _pull_project(handle: Handle, project: LabelStudioProject, client: Client, people: "_People") -> int:
+    assert project.remote_id is not None
+    count, newest = 0, project.seen_until
+    for task in client.changed_since(project.remote_id, newest and newest - OVERLAP):
+        handle.check()
+        voices = {entry.by: people.voice(entry.by) for entry in task.annotations}
+        count += handle.write(lambda task=task, voices=voices: _take(project, task, voices))  # type: ignore[misc]
+        if task.updated_at and (newest is None or task.updated_at > newest):
+            newest = task.updated_at
+        handle.progress(count, unit="decisions")
+    handle.write(lambda: LabelStudioProject.objects.filter(pk=project.pk).update(seen_until=newest))
+    return count
+
+
+def _take(project: LabelStudioProject, remote: RemoteTask, voices: Mapping[int | None, Voice]) -> int:
+    """One task as it is there now; 1 when it says something new."""
+    key = str(remote.data.get("example", ""))
+    rows = project.tasks.select_for_update()
+    task = rows.filter(example_id=int(key)).first() if key.isdecimal() else None
+    if task is None or task.remote_id not in (None, remote.id):
+        return 0  # none of ours, or a copy that somebody made there
+    task.remote_id = remote.id
+    annotation = remote.newest
+    if annotation is None and task.annotation_id:
+        _take_back(task)
+        return 1
+    if annotation is None:
+        if remote.annotations and task.outcome == Outcome.OPEN:
+            task.outcome = Outcome.SKIPPED
+        task.save(update_fields=["remote_id", "outcome"])
+        return 0
+    if (annotation.id, annotation.updated_at) == (task.annotation_id, task.annotated_at):
+        return 0
+    _count_annotators(task, remote)
+    task.annotation_id, task.annotated_at, task.problem = annotation.id, annotation.updated_at, ""
+    try:
+        _decide(task, annotation, labelling.read(task.text.content, annotation.result), voices[annotation.by])
+    except (labelling.LabellingError, DatasetError) as error:
+        task.outcome, task.problem = Outcome.UNCLEAR, str(error)[:300]
+    task.save()
+    return 1
+
+
+def _decide(task: LabelStudioTask, annotation: Annotation, reading: labelling.Reading, voice: Voice) -> None:
+    """Apply a verdict to its example, or keep it as a conflict."""
+    example = Example.objects.select_for_update().get(pk=task.example_id)
+    assert example.text is not None
+    state = STATES[reading.verdict]
+    is_same = example.text.content == reading.content and example.state == state
+    is_ours_changed = example.text_id != task.text_id or example.state != task.known_state
+    # They had the task open while we put another text into it: what they sent speaks of the text before.
+    is_stale = bool(task.text_sent_at and annotation.opened_at and annotation.opened_at < task.text_sent_at)
+    if (is_ours_changed or is_stale) and not is_same:
+        task.outcome = Outcome.CONFLICT
+        _keep_conflict(task, example, reading, voice)
+        return
+    if not is_same or state == State.DRAFT:
+        example = services.take_over(
+            voice=voice,
+            example=example,
+            content=reading.content,
+            verdict=state,
+            reason=_reason(reading),
+            quality=reading.quality,
+            comment=reading.comment,
+        )
+    task.outcome, task.text_id, task.known_state = Outcome.DECIDED, text_key(example), example.state
+    Conflict.objects.open().filter(task=task).update(resolved_at=timezone.now(), kept=Conflict.THEIRS)
+
+
+def _keep_conflict(task: LabelStudioTask, example: Example, reading: labelling.Reading, voice: Voice) -> None:
+    Conflict.objects.update_or_create(
+        task=task,
+        resolved_at=None,
+        defaults={
+            "text_id": text_key(example),
+            "content": reading.content,
+            "verdict": STATES[reading.verdict],
+            "reason": _reason(reading),
+            "comment": reading.comment,
+            "quality": reading.quality,
+            "by": voice.user,
+            "by_name": voice.name,
+            "at": timezone.now(),
+        },
+    )
+
+
+def _look_whole(handle: Handle, project: LabelStudioProject, client: Client) -> None:
+    """Find the tasks that are gone there: no change of another tells."""
+    assert project.remote_id is not None
+    there = client.task_ids(project.remote_id)
+    known = project.tasks.exclude(remote_id=None).exclude(outcome=Outcome.GONE).values_list("pk", "remote_id")
+    gone = [pk for pk, remote_id in known if remote_id not in there]
+    problem = "The task was deleted in Label Studio; send the example again to have it there."
+    handle.write(lambda: LabelStudioTask.objects.filter(pk__in=gone).update(outcome=Outcome.GONE, problem=problem))
+
+
+def _take_back(task: LabelStudioTask) -> None:
+    """The annotation was deleted there: its decision falls, unless somebody here has decided since."""
+    example = Example.objects.select_for_update().get(pk=task.example_id)
+    is_untouched = example.text_id == task.text_id and example.state == task.known_state
+    if task.outcome == Outcome.DECIDED and is_untouched and example.state != State.DRAFT:
+        services.withdraw(voice=Voice(None, PLACE, PLACE), example=example, reason="the annotation was deleted there")
+        task.known_state = State.DRAFT
+    Conflict.objects.open().filter(task=task).delete()
+    task.outcome, task.problem, task.agree, task.annotators = Outcome.OPEN, "", None, 0
+    task.annotation_id = task.annotated_at = None
+    task.save()
+
+
+def _count_annotators(task: LabelStudioTask, remote: RemoteTask) -> None:
+    """How many people judged it, and whether all of them alike. Of one person the last word counts."""
+    verdicts: dict[int | None, str] = {}
+    for entry in sorted(remote.annotations, key=lambda entry: entry.updated_at):
+        if entry.is_skipped:
+            continue
+        try:
+            verdicts[entry.by] = labelling.read(task.text.content, entry.result).verdict
+        except labelling.LabellingError:
+            continue
+    task.annotators = len(verdicts)
+    task.agree = len(set(verdicts.values())) == 1 if len(verdicts) > 1 else None
+
+
+def _reason(reading: labelling.Reading) -> str:
+    words = ["needs another pass"] if reading.verdict == "fix" else []
+    return ", ".join([*words, *reading.issues])
+
+
+class _People:
+    """Who is who: users there matched by e-mail with the project's reviewers here; others keep their name."""
+
+    def __init__(self, client: Client, project: Project) -> None:
+        self._client, self._project = client, project
+        self._known: dict[int | None, Voice] = {}
+        self._people: dict[int, Person] | None = None
+
+    def voice(self, pk: int | None) -> Voice:
+        if pk not in self._known:
+            self._known[pk] = self._find(pk)
+        return self._known[pk]
+
+    def _find(self, pk: int | None) -> Voice:
+        if pk is None:
+            return Voice(None, "somebody unknown", PLACE)
+        if self._people is None:
+            self._people = self._client.people()
+        person = self._people.get(pk)
+        if person is None:
+            return Voice(None, f"user {pk}", PLACE)
+        matches = list(User.objects.filter(email__iexact=person.email, is_active=True)[:2]) if person.email else []
+        if len(matches) == 1 and has_role(matches[0], self._project, Role.REVIEWER):
+            return Voice(matches[0], "", PLACE)
+        return Voice(None, f"{person.name} ({person.email})" if person.email else person.name, PLACE)
+
+
+def seen_again(link: LabelStudioLink, now: datetime) -> None:
+    """The link is in step as of `now`."""
+    state = LabelStudioLink.State.IN_STEP
+    LabelStudioLink.objects.filter(pk=link.pk).update(
+        state=state, problem="", synced_at=now, looks_whole=False, restores_config=False
+    )

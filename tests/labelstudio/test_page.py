@@ -1,0 +1,119 @@
+"""A reviewer in Label Studio's own page, in a browser; the portal hears of it by webhook and by schedule."""
+
+import threading
+import time
+
+import pytest
+from django.urls import reverse
+from playwright.sync_api import expect
+
+from datasets_app.models import LabelStudioLink
+from datasets_app.services import datasets, examples
+from datasets_app.services import labelstudio as services
+from finetune_site.lib.label_studio import EMAIL
+from tests.factories import run_all
+from tests.labelstudio.conftest import PASSWORD
+from tests.labelstudio.test_review import send, task_of, turns
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.django_db(transaction=True)]
+
+
+@pytest.fixture
+def example(project, trainer):
+    dataset = datasets.create_dataset(actor=trainer, project=project, name="Facts")
+    return examples.write_example(actor=trainer, dataset=dataset, content=turns("What is it?", "It is one."))
+
+
+def judge_in_page(page, example, output: str) -> None:
+    """Log in, open the example's task by the portal's own link, edit, approve, submit."""
+    task = task_of(example)
+    page.goto(f"{task.project.link.server.url}/user/login/")
+    page.fill("input[name=email]", EMAIL)
+    page.fill("input[name=password]", PASSWORD)
+    page.click("button[type=submit]")
+    page.wait_for_url("**/")
+    page.goto(task.address)
+    field = page.locator('textarea[name="output"]')
+    expect(field).to_have_value("It is one.", timeout=60_000)
+    expect(page.get_by_role("radio", name="approve")).not_to_be_checked()
+    page.wait_for_load_state("networkidle")  # the page sets its fields a second time, as no person types that early
+    field.fill(output)
+    page.get_by_text("approve", exact=False).first.click()
+    expect(field).to_have_value(output)
+    with page.expect_response(lambda answer: "/annotations" in answer.url and answer.request.method == "POST"):
+        page.get_by_role("button", name="Submit").click()
+
+
+def wait_for(example, seconds: float) -> float:
+    """Do the jobs that come until the example is approved; returns how long it took."""
+    start = time.monotonic()
+    while time.monotonic() - start < seconds:
+        run_all()
+        example.refresh_from_db()
+        if example.state == "approved":
+            return time.monotonic() - start
+        time.sleep(0.1)
+    raise AssertionError(f"still {example.state} after {seconds} seconds")
+
+
+@pytest.mark.browser
+def test_an_edit_and_approval_in_the_page_are_here_by_webhook(site, example, server, trainer, page, client_of):
+    server.portal_url = site
+    server.save()
+    send(example.dataset, server, trainer)
+    judge_in_page(page, example, "It is one, surely.")
+    wait_for(example, 10)
+    assert example.text.answer == "It is one, surely."
+    page.goto(task_of(example).address)
+    back = page.get_by_role("link", name="This example in the portal")
+    expect(back).to_have_attribute("href", site + example.get_absolute_url(), timeout=60_000)
+
+
+@pytest.mark.browser
+def test_without_webhooks_the_schedule_brings_it(example, server, trainer, page):
+    send(example.dataset, server, trainer)
+    judge_in_page(page, example, "It is one, surely.")
+    run_all()
+    example.refresh_from_db()
+    assert example.state == "draft"
+    services.sync_all()  # what the schedule calls
+    wait_for(example, 10)
+    assert example.text.answer == "It is one, surely."
+
+
+def test_the_hook_takes_nothing_but_its_secret(site, example, server, trainer, client_of):
+    server.portal_url = site
+    server.save()
+    link = send(example.dataset, server, trainer)
+    url, client = reverse("label_studio_hook", args=[link.hook_key]), client_of(None)
+    assert client.post(url).status_code == 403
+    assert client.post(url, headers={"X-Finetune-Site-Secret": "guess"}).status_code == 403
+    assert LabelStudioLink.objects.get().sync_job is None
+    known = {"X-Finetune-Site-Secret": link.hook_secret}
+    for body in ('{"action": "TASKS_DELETED"}', "no JSON", "[1]"):
+        assert client.post(url, body, content_type="application/json", headers=known).status_code == 202
+    link.refresh_from_db()
+    assert link.looks_whole and link.is_hinted and link.sync_job.state == "queued"
+
+
+def test_many_hints_at_once_are_one_sync(example, server, trainer):
+    from django.db import connection
+
+    link = send(example.dataset, server, trainer)
+    gate = threading.Barrier(8)
+
+    def hint():
+        try:
+            gate.wait()
+            services.hint(link)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=hint) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    from finetune_site.jobs.models import Job
+
+    assert Job.objects.filter(kind=services.SYNC).count() == 1
