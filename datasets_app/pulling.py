@@ -196,7 +196,8 @@ class _People:
         matches = list(User.objects.filter(email__iexact=person.email, is_active=True)[:2]) if person.email else []
         if len(matches) == 1 and has_role(matches[0], self._project, Role.REVIEWER):
             return Voice(matches[0], "", PLACE)
-        return Voice(None, f"{person.name} ({person.email})" if person.email else person.name, PLACE)
+        named = person.email and person.name != person.email
+        return Voice(None, f"{person.name} ({person.email})" if named else person.name, PLACE)
 
 
 def seen_again(link: LabelStudioLink, now: datetime) -> None:

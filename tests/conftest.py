@@ -111,6 +111,14 @@ def base(db, tiny_folder, settings):
 
 
 @pytest.fixture
+def bundled(db):
+    """The model that comes with the site; a test with real transactions leaves the database without it."""
+    from training_app.models import BaseModel
+
+    return BaseModel.objects.get_or_create(name="smollm2:135m", defaults={"title": "SmolLM2", "source": "bundled"})[0]
+
+
+@pytest.fixture
 def version(project, trainer):
     """Twelve facts in four wordings, approved and sealed by the real job."""
     from datasets_app.models import DatasetVersion

@@ -131,16 +131,10 @@ def config(layout: Layout) -> str:
     return f"""<View>
   <Style>
     .fs-row {{display: flex; gap: 16px; align-items: flex-start}}
-    .fs-source {{flex: 1 1 42%; max-height: 80vh; overflow: auto}}
-    .fs-edit {{flex: 1 1 58%}}
+    .fs-source {{order: 1; flex: 1 1 42%; max-height: 80vh; overflow: auto}}
+    .fs-edit {{order: 2; flex: 1 1 58%}}
   </Style>
   <View className="fs-row">
-    <View className="fs-source">
-      <Header value="$source_title" size="5"/>
-      <Text name="source" value="$source_text"/>
-      <HyperText name="back" value="$portal_link" inline="true"/>
-      <Header value="$portal_state" size="6"/>
-    </View>
     <View className="fs-edit">
 {fields}
       <Header value="Verdict" size="5"/>
@@ -151,6 +145,12 @@ def config(layout: Layout) -> str:
       <Header value="Quality" size="5"/>
       <Rating name="quality" toName="source" maxRating="5" icon="star"/>
       <TextArea name="comment" toName="source" rows="2" maxSubmissions="1" editable="true" showSubmitButton="false" placeholder="Comment"/>
+    </View>
+    <View className="fs-source">
+      <Header value="$source_title" size="5"/>
+      <Text name="source" value="$source_text"/>
+      <HyperText name="back" value="$portal_link" inline="true"/>
+      <Header value="$portal_state" size="6"/>
     </View>
   </View>
 </View>

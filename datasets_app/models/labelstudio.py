@@ -8,6 +8,7 @@ from django.db import models
 from django.urls import reverse
 from django.utils import timezone
 
+from datasets_app.engine.labelling import LAYOUTS
 from datasets_app.models.datasets import Dataset
 from datasets_app.models.examples import Example, ExampleQuerySet, ExampleText
 from finetune_site.jobs.models import Job
@@ -110,6 +111,11 @@ class LabelStudioProject(models.Model):
 
     def __str__(self) -> str:
         return f"project {self.remote_id} of {self.link}"
+
+    @property
+    def title(self) -> str:
+        """What shape of examples it holds."""
+        return LAYOUTS[self.layout].title
 
     @property
     def address(self) -> str:

@@ -165,7 +165,7 @@ def render(event: JobEvent) -> Frame:
     """`state` and `progress` carry the rendered progress component; every other kind its payload as JSON."""
     if event.kind in {"state", "progress"}:
         html = render_to_string("components/job_progress.html", {"job": event.job})
-        body = json.dumps({"html": html, "state": event.job.state})
+        body = json.dumps({"html": html, "state": event.job.state, "url": event.job.url})
     else:
         body = json.dumps(event.payload)
     return Frame(

@@ -3,6 +3,7 @@
 //   <body data-live="/projects/1/live">
 //   <div data-job="7">…progress component…</div>          swapped on every change of job 7
 //   <div data-job-state="7" hx-get="…" hx-trigger="job-state">   re-fetches itself when job 7 changes state
+//   <div data-job-url="/datasets/1/label-studio" …>               the same for every job of that page
 //   document.addEventListener("live:step", (e) => e.detail)      {job, body} of any other event kind
 (() => {
   const POLL_MS = 4000, GIVE_UP_MS = 8000;
@@ -36,7 +37,10 @@
     const { job, body } = JSON.parse(event.data);
     latest.set(String(job), body);
     swap(job, body.html, body.state);
-    if (event.type === "state") tellState(job);
+    if (event.type === "state") {
+      tellState(job);
+      document.querySelectorAll(`[data-job-url="${body.url}"]`).forEach((el) => htmx.trigger(el, "job-state"));
+    }
     document.dispatchEvent(new CustomEvent(`live:${event.type}`, { detail: { job, body } }));
   }
 

@@ -16,16 +16,15 @@ FACTS = [
 
 
 @pytest.fixture
-def evaluation(site, project, trainer):
+def evaluation(site, project, trainer, bundled):
     from datasets_app.models import DatasetVersion, ModelServer
     from datasets_app.services import datasets
-    from training_app.models import BaseModel, Evaluation, EvaluationRow, Run
+    from training_app.models import Evaluation, EvaluationRow, Run
 
     dataset = datasets.create_dataset(actor=trainer, project=project, name="Facts of the mill")
     version = DatasetVersion.objects.create(dataset=dataset, number=1, created_by=trainer)
-    base, _ = BaseModel.objects.get_or_create(name="smollm2:135m", defaults={"title": "SmolLM2", "source": "bundled"})
     run = Run.objects.create(
-        project=project, name="Run 1", version=version, base=base, method="dora", config={}, preset="balanced",
+        project=project, name="Run 1", version=version, base=bundled, method="dora", config={}, preset="balanced",
         created_by=trainer,
     )  # fmt: skip
     sums = {"rows": 4, "base_right": 1, "tuned_right": 4, "base_exact": 1, "tuned_exact": 4}

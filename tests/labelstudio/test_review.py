@@ -130,7 +130,7 @@ def test_somebody_without_a_login_here_keeps_the_name(dataset, link, there):
     sync(link)
     first.refresh_from_db()
     assert first.state == "approved" and first.decided_by is None
-    assert first.decider == "portal@example.org (portal@example.org)"
+    assert first.decider == "portal@example.org"
 
 
 def test_changed_on_both_sides_waits_for_a_person(dataset, link, there, reviewer, client_of):

@@ -155,7 +155,7 @@ def test_the_table_is_complete():
 
 
 @pytest.fixture
-def things(project, owner, settings):
+def things(project, owner, settings, bundled):
     """One of everything an address may name."""
     from datasets_app.models import (
         Conflict,
@@ -172,7 +172,6 @@ def things(project, owner, settings):
     from datasets_app.services import datasets, examples
     from finetune_site.lib.sealing import seal
     from training_app.models import (
-        BaseModel,
         Benchmark,
         ChatTurn,
         Evaluation,
@@ -211,7 +210,7 @@ def things(project, owner, settings):
         project=project,
         name="R",
         version=version,
-        base=BaseModel.objects.get(),
+        base=bundled,
         method="lora",
         config={},
         preset="balanced",

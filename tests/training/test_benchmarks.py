@@ -8,7 +8,7 @@ from tests.engine.test_benchmark import needs_lm_eval, write_task
 from tests.factories import run_all
 from tests.training.test_runs import plan
 from training_app.engine.suites import INSTALL
-from training_app.models import BaseModel, Benchmark, Run
+from training_app.models import Benchmark, Run
 from training_app.models.benchmarks import Figure
 from training_app.services import benchmarks as services
 from training_app.services.runs import TrainingError
@@ -118,7 +118,7 @@ def test_figures_stand_on_every_page_that_compares(run, trainer, viewer, client_
     )
     assert "(base 0.500; worse)" in client.get(run.get_absolute_url()).content.decode()
     other = Run.objects.create(
-        project=run.project, name="Run 2", version=run.version, base=BaseModel.objects.first(), method="lora",
+        project=run.project, name="Run 2", version=run.version, base=run.base, method="lora",
         config={}, preset="balanced", created_by=trainer,
     )  # fmt: skip
     url = f"{reverse('run_compare', args=[run.project_id])}?run={run.pk}&run={other.pk}"

@@ -13,14 +13,14 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def run(project, trainer, version):
+def run(project, trainer, version, bundled):
     usual = knobs("lora", "quick", rows=version.counts["train"])
     config = {name: value for name, value in usual.items() if name not in HIDDEN}
     return Run.objects.create(
         project=project,
         name="First",
         version=version,
-        base=BaseModel.objects.first(),
+        base=bundled,
         method="lora",
         config={**config, "rank": 64, "rslora": True},
         preset="quick",
