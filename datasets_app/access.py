@@ -6,7 +6,16 @@ from django.contrib.auth.models import User
 from django.db import models
 from django.shortcuts import get_object_or_404
 
-from datasets_app.models import Conflict, Dataset, DatasetVersion, Document, Example, Generation, ImportBatch
+from datasets_app.models import (
+    Conflict,
+    Dataset,
+    DatasetVersion,
+    Document,
+    Example,
+    Generation,
+    ImportBatch,
+    LabelStudioImport,
+)
 from finetune_site.projects.access import require_role
 from finetune_site.projects.models import Project, Role
 
@@ -51,6 +60,13 @@ def get_import(user: User, pk: int) -> ImportBatch:
 
 def _of_dataset(user: User, rows: "models.QuerySet[Row]", pk: int) -> Row:
     return get_object_or_404(rows.filter(dataset__project__in=Project.objects.visible_to(user)), pk=pk)
+
+
+def get_label_studio_import(user: User, pk: int) -> LabelStudioImport:
+    entries = LabelStudioImport.objects.select_related("dataset__project", "server", "job", "batch")
+    entry = _of_dataset(user, entries, pk)
+    require_role(user, entry.dataset.project, Role.TRAINER)
+    return entry
 
 
 def get_conflict(user: User, pk: int, *, role: Role = Role.VIEWER) -> Conflict:

@@ -5,9 +5,11 @@ from typing import Any
 from django import forms
 
 from datasets_app.engine.formats import FORMATS
+from datasets_app.engine.labelling import LAYOUTS, TURNS
+from datasets_app.engine.mapping import guess
 from datasets_app.labelstudio import token_problem
-from datasets_app.models import Dataset, Document, LabelStudioServer, ModelServer, State
-from finetune_site.projects.forms import StyledMixin
+from datasets_app.models import Dataset, Document, LabelStudioImport, LabelStudioServer, ModelServer, State
+from finetune_site.projects.forms import StyledMixin, style
 from finetune_site.projects.models import Project
 
 
@@ -183,7 +185,7 @@ class LabelStudioServerForm(forms.ModelForm):
 
     class Meta:
         model = LabelStudioServer
-        fields = ["name", "url", "browser_url", "portal_url"]
+        fields = ["name", "url", "browser_url", "portal_url", "allows_import"]
 
     def clean_token(self) -> str:
         token = str(self.cleaned_data["token"]).strip()
@@ -223,3 +225,42 @@ class LabelStudioSendForm(StyledMixin, forms.Form):
             "server": self.cleaned_data["server"],
             "chosen": {**chosen, "document": str(document.pk) if document else ""},
         }
+
+
+class LabelStudioServerChoiceForm(StyledMixin, forms.Form):
+    """The server whose project is to be imported."""
+
+    server = forms.ModelChoiceField(
+        LabelStudioServer.objects.filter(allows_import=True), label="Label Studio", empty_label=None
+    )
+
+
+class LabelStudioProjectForm(StyledMixin, forms.Form):
+    """Which of the projects found, and what its tasks hold."""
+
+    remote_id = forms.TypedChoiceField(coerce=int, label="Project")
+    layout = forms.ChoiceField(
+        choices=[(layout.name, layout.title) for layout in LAYOUTS.values() if layout is not TURNS],
+        label="Its tasks hold",
+    )
+
+    def __init__(self, *args: Any, entry: LabelStudioImport, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        chooser = self.fields["remote_id"]
+        assert isinstance(chooser, forms.TypedChoiceField)
+        chooser.choices = [(found["id"], f"{found['title']} ({found['tasks']} tasks)") for found in entry.found]
+
+
+class LabelStudioMappingForm(forms.Form):
+    """Which text of a task is which field of an example."""
+
+    def __init__(self, *args: Any, entry: LabelStudioImport, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        layout = LAYOUTS[entry.layout]
+        guessed = guess(layout, entry.names)
+        for field in layout.fields:
+            choices = [("", "nothing" if not field.required else "choose"), *((name, name) for name in entry.names)]
+            self.fields[field.name] = forms.ChoiceField(
+                choices=choices, required=field.required, label=field.title, initial=guessed[field.name]
+            )
+            style(self.fields[field.name])

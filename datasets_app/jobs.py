@@ -14,8 +14,9 @@ from django.utils import timezone
 
 from datasets_app.engine import chunks as engine_chunks
 from datasets_app.engine import elements as engine_elements
-from datasets_app.engine import formats
-from datasets_app.labelstudio import Client, LabelStudioError, Trouble
+from datasets_app.engine import formats, mapping
+from datasets_app.engine.labelling import LAYOUTS
+from datasets_app.labelstudio import Client, LabelStudioError, RemoteProject, RemoteTask, Trouble
 from datasets_app.models import (
     Chunk,
     DatasetVersion,
@@ -24,11 +25,13 @@ from datasets_app.models import (
     Generation,
     GenerationOutcome,
     ImportBatch,
+    LabelStudioImport,
     LabelStudioLink,
     LabelStudioSending,
+    LabelStudioServer,
 )
 from datasets_app.pulling import pull, seen_again
-from datasets_app.sending import Paused, send, tell_decided
+from datasets_app.sending import Paused, is_ours, send, tell_decided
 from datasets_app.services import intake, sealing
 from datasets_app.services import labelstudio as services
 from finetune_site.jobs.handle import EngineFailed, Handle, JobInputError
@@ -40,6 +43,7 @@ from finetune_site.lib.sealing import UnsealError
 ENGINE = "datasets_app.engine"
 ROWS_AT_ONCE = 200
 KEPT_ERRORS = 100
+FIRST_TASKS = 10
 TAKE_OVER_SECONDS = 1.0
 SERVERS_TROUBLES = (Trouble.UNREACHABLE, Trouble.ADDRESS, Trouble.TOKEN)
 KEY_VARIABLE = "FINETUNE_LLM_API_KEY"
@@ -136,7 +140,7 @@ def label_studio_send(handle: Handle) -> None:
     chosen = LabelStudioSending.objects.select_related("link__server", "link__dataset__project")
     sending = chosen.get(job=handle.job)
     handle.progress(0, sending.examples.count(), unit="examples")
-    with _label_studio(handle, sending.link) as client:
+    with _label_studio(handle, sending.link.server, sending.link) as client:
         counts = send(handle, sending, client)
         handle.write(lambda: LabelStudioSending.objects.filter(pk=sending.pk).update(counts=counts))
         handle.write(lambda: seen_again(sending.link, timezone.now()))
@@ -150,7 +154,7 @@ def label_studio_sync(handle: Handle) -> None:
     while link is not None:
         handle.write(lambda pk=link.pk: LabelStudioLink.objects.filter(pk=pk).update(is_hinted=False))  # type: ignore[misc]
         try:
-            with _label_studio(handle, link) as client:
+            with _label_studio(handle, link.server, link) as client:
                 pull(handle, link, client)
                 tell_decided(handle, client, link)
                 handle.write(lambda link=link: seen_again(link, timezone.now()))  # type: ignore[misc]
@@ -162,24 +166,80 @@ def label_studio_sync(handle: Handle) -> None:
         link = links.filter(pk=link.pk).first()
 
 
+@job_kind("datasets.label_studio_look", title="Look into Label Studio", max_attempts=2)
+def label_studio_look(handle: Handle) -> None:
+    """Which projects a server has; once one is chosen, what its first tasks hold."""
+    entry = LabelStudioImport.objects.select_related("server").get(job=handle.job)
+    with _label_studio(handle, entry.server) as client:
+        if entry.remote_id is None:
+            seen: dict[str, Any] = {"found": [_told(project) for project in client.projects() if not is_ours(project)]}
+        else:
+            seen = {"first_tasks": [_texts(task) for task in client.first_tasks(entry.remote_id, FIRST_TASKS)]}
+    handle.write(lambda: LabelStudioImport.objects.filter(pk=entry.pk).update(**seen))
+    if not any(seen.values()):
+        raise JobInputError(
+            "There is no project but those that this site made."
+            if entry.remote_id is None
+            else "The project holds no task yet."
+        )
+
+
+@job_kind("datasets.label_studio_import", title="Import from Label Studio", max_attempts=3)
+def label_studio_import(handle: Handle) -> None:
+    """Every task of a project as an example; a later attempt adds what is missing."""
+    entry = LabelStudioImport.objects.select_related("server", "batch").get(batch__job=handle.job)
+    batch, layout = entry.batch, LAYOUTS[entry.layout]
+    assert batch is not None and entry.remote_id is not None
+    errors: list[dict[str, Any]] = []
+    rows: list[formats.Row] = []
+    with _label_studio(handle, entry.server) as client:
+        handle.progress(0, client.project(entry.remote_id).tasks, unit="tasks")
+        for count, task in enumerate(client.all_tasks(entry.remote_id), start=1):
+            row = mapping.to_row(layout, entry.mapping, _texts(task), task.id)
+            if isinstance(row, formats.RowError):
+                errors.append({"line": row.line, "message": row.message})
+            else:
+                rows.append(row)
+            if len(rows) >= ROWS_AT_ONCE:
+                handle.check()
+                handle.write(lambda taken=rows: intake.add_imported(batch, taken))  # type: ignore[misc]
+                handle.progress(count, unit="tasks")
+                rows = []
+    handle.write(lambda: intake.add_imported(batch, rows))
+    added = batch.examples.count()
+    handle.write(lambda: ImportBatch.objects.filter(pk=batch.pk).update(added=added, errors=errors[:KEPT_ERRORS]))
+    if not added:
+        first = f" Task {errors[0]['line']}: {errors[0]['message']}" if errors else ""
+        raise JobInputError(f"No task of the project could be used.{first}")
+
+
+def _told(project: RemoteProject) -> dict[str, Any]:
+    return {"id": project.id, "title": project.title or f"project {project.id}", "tasks": project.tasks}
+
+
+def _texts(task: RemoteTask) -> dict[str, str]:
+    return mapping.texts_of(task.data, task.newest.result if task.newest else [])
+
+
 @contextlib.contextmanager
-def _label_studio(handle: Handle, link: LabelStudioLink) -> Iterator[Client]:
-    """A client of the link's server. What goes wrong there is kept with server and link, and ends the job: by a
-    sentence where a person is needed, else by trying again."""
+def _label_studio(handle: Handle, server: LabelStudioServer, link: LabelStudioLink | None = None) -> Iterator[Client]:
+    """A client of a server. What goes wrong there is kept with server and link, and ends the job: by a sentence where
+    a person is needed, else by trying again."""
     try:
-        with Client(link.server.url, link.server.token) as client:
+        with Client(server.url, server.token) as client:
             yield client
     except UnsealError:
         problem = "The token cannot be read: the site's key has changed. An operator enters the token again."
-        handle.write(lambda: services.note_trouble(link, problem, is_servers=True))
+        handle.write(lambda: services.note_trouble(server, link, problem, is_servers=True))
         raise JobInputError(problem) from None
     except Paused as error:
+        assert link is not None  # only what is in step can fall out of it
         problem = str(error)
         handle.write(lambda: services.note_pause(link, problem))
         raise JobInputError(problem) from None
     except LabelStudioError as error:
         problem, is_servers = str(error), error.trouble in SERVERS_TROUBLES
-        handle.write(lambda: services.note_trouble(link, problem, is_servers=is_servers))
+        handle.write(lambda: services.note_trouble(server, link, problem, is_servers=is_servers))
         if is_servers or error.trouble == Trouble.UNCERTAIN:
             raise EngineFailed(problem) from None
         raise JobInputError(problem) from None

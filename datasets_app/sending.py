@@ -15,7 +15,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from datasets_app.engine import labelling
-from datasets_app.labelstudio import Client, LabelStudioError, Trouble
+from datasets_app.labelstudio import Client, LabelStudioError, RemoteProject, Trouble
 from datasets_app.models import (
     Example,
     LabelStudioLink,
@@ -29,6 +29,7 @@ from finetune_site.jobs.handle import Handle
 BATCH = 100
 SETTLE_SECONDS = (0.5, 1, 2, 4, 8, 15)  # a server that took the request but lost our line is done by then
 Outcome = LabelStudioTask.Outcome
+MARK = "finetune-site:"  # in the description of every project that a portal made
 SECRET_HEADER = "X-Finetune-Site-Secret"  # noqa: S105  the header's name
 
 
@@ -72,6 +73,11 @@ def check_project(client: Client, project: LabelStudioProject) -> None:
             "The labelling config was changed in Label Studio, so answers may no longer fit. Put it back as it was; "
             "annotations stay."
         )
+
+
+def is_ours(remote: RemoteProject) -> bool:
+    """A portal made it from a dataset, which not everybody may see."""
+    return MARK in remote.description
 
 
 def tell_decided(handle: Handle, client: Client, link: LabelStudioLink) -> int:
@@ -197,7 +203,7 @@ def _ensure_project(
     project, _ = LabelStudioProject.objects.get_or_create(link=link, layout=layout.name)
     project.link = link
     if project.remote_id is None:
-        config, mark = labelling.config(layout), f"finetune-site:{link.hook_key}:{layout.name}"
+        config, mark = labelling.config(layout), f"{MARK}{link.hook_key}:{layout.name}"
         remote = next((found for found in client.projects() if mark in found.description), None)
         if remote is None:
             title = f"{link.dataset} · {layout.title}"

@@ -1,6 +1,6 @@
 from django.urls import path, re_path
 
-from datasets_app.views import datasets, documents, labelstudio, review
+from datasets_app.views import datasets, documents, labelstudio, labelstudio_import, review
 
 urlpatterns = [
     path("projects/<int:project>/documents/", documents.document_list, name="document_list"),
@@ -30,6 +30,22 @@ urlpatterns = [
         r"^datasets/(?P<pk>\d+)/label-studio/(?P<act>restore|anew|part)$",
         labelstudio.label_studio_act,
         name="label_studio_act",
+    ),
+    path(
+        "datasets/<int:pk>/label-studio/import",
+        labelstudio_import.label_studio_import_start,
+        name="label_studio_import_start",
+    ),
+    path("label-studio/imports/<int:pk>/", labelstudio_import.label_studio_import, name="label_studio_import"),
+    path(
+        "label-studio/imports/<int:pk>/body",
+        labelstudio_import.label_studio_import_body,
+        name="label_studio_import_body",
+    ),
+    path(
+        "label-studio/imports/<int:pk>/choose",
+        labelstudio_import.label_studio_import_choose,
+        name="label_studio_import_choose",
     ),
     path("projects/<int:project>/label-studio/", labelstudio.label_studio_list, name="label_studio_list"),
     path("conflicts/<int:pk>/resolve", labelstudio.conflict_resolve, name="conflict_resolve"),

@@ -66,3 +66,10 @@ def test_estimates(tmp_path: Path) -> None:
     assert figures["configurations"] == 2
     assert figures["memory_error_median"] >= 0
     assert figures["time_error_at_10_median"] >= 0
+
+
+@pytest.mark.timeout(900)
+def test_label_studio() -> None:
+    figures = last_line("label_studio.py", "--examples", "30", "--decisions", "10")
+    assert (figures["examples"], figures["decisions"]) == (30, 10)
+    assert figures["push_over_raw"] > 0 and figures["pull_500_over_raw"] > 0

@@ -4,6 +4,7 @@ from datasets_app.models.examples import Decision, Example, ExampleText, State
 from datasets_app.models.generation import Generation, GenerationOutcome, ImportBatch, ModelServer
 from datasets_app.models.labelstudio import (
     Conflict,
+    LabelStudioImport,
     LabelStudioLink,
     LabelStudioProject,
     LabelStudioSending,
@@ -24,6 +25,7 @@ __all__ = [
     "Generation",
     "GenerationOutcome",
     "ImportBatch",
+    "LabelStudioImport",
     "LabelStudioLink",
     "LabelStudioProject",
     "LabelStudioSending",

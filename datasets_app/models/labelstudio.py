@@ -11,6 +11,7 @@ from django.utils import timezone
 from datasets_app.engine.labelling import LAYOUTS
 from datasets_app.models.datasets import Dataset
 from datasets_app.models.examples import Example, ExampleQuerySet, ExampleText
+from datasets_app.models.generation import ImportBatch
 from finetune_site.jobs.models import Job
 from finetune_site.lib.sealing import UnsealError, seal, unseal
 from finetune_site.projects.models import Project
@@ -31,6 +32,11 @@ class LabelStudioServer(models.Model):
         "this site's address",
         blank=True,
         help_text="Where Label Studio and its people reach this site. Empty: decisions come back by schedule alone.",
+    )
+    allows_import = models.BooleanField(
+        "projects may be imported",
+        default=False,
+        help_text="Trainers of every project here may then read any project that the token sees.",
     )
     sealed_token = models.TextField(editable=False, default="")
     state = models.CharField(max_length=10, choices=State.choices, default=State.UNTRIED, editable=False)
@@ -182,6 +188,37 @@ class LabelStudioSending(models.Model):
     @property
     def examples(self) -> ExampleQuerySet:
         return self.link.dataset.examples.all().chosen_by(**self.chosen)
+
+
+class LabelStudioImport(models.Model):
+    """A project of somebody else's on its way into a dataset: which one, what its tasks hold, which text is which."""
+
+    dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="label_studio_imports")
+    server = models.ForeignKey(LabelStudioServer, models.PROTECT, related_name="+")
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now)
+    job = models.OneToOneField(Job, models.SET_NULL, null=True, related_name="label_studio_import")
+    found = models.JSONField(default=list, help_text="The projects there: id, title, tasks")
+    remote_id = models.PositiveIntegerField(null=True)
+    title = models.CharField(max_length=120, blank=True)
+    layout = models.CharField(max_length=12, blank=True)
+    first_tasks = models.JSONField(default=list, help_text="The texts of the first tasks, by their names")
+    mapping = models.JSONField(default=dict, help_text="Which text is which field")
+    batch = models.OneToOneField(ImportBatch, models.SET_NULL, null=True, related_name="label_studio_import")
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"import of {self.title or 'a project'} from {self.server}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("label_studio_import", args=[self.pk])
+
+    @property
+    def names(self) -> list[str]:
+        """The texts that any of the first tasks holds."""
+        return sorted({name for texts in self.first_tasks for name in texts})
 
 
 class ConflictQuerySet(models.QuerySet["Conflict"]):

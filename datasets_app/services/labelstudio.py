@@ -1,5 +1,7 @@
 """What people do with review in Label Studio: send examples, bring decisions back, decide conflicts, part again."""
 
+import hashlib
+import json
 import secrets
 from typing import Any
 
@@ -10,9 +12,12 @@ from django.db.models import Count, Q
 from django.utils import timezone
 from django_q.tasks import async_task
 
+from datasets_app.engine.labelling import LAYOUTS
 from datasets_app.models import (
     Conflict,
     Dataset,
+    ImportBatch,
+    LabelStudioImport,
     LabelStudioLink,
     LabelStudioProject,
     LabelStudioSending,
@@ -104,12 +109,13 @@ def end_sync(link: LabelStudioLink) -> bool:
     return True
 
 
-def note_trouble(link: LabelStudioLink, problem: str, *, is_servers: bool) -> None:
+def note_trouble(server: LabelStudioServer, link: LabelStudioLink | None, problem: str, *, is_servers: bool) -> None:
     """Label Studio does not do what it should for now; syncs go on by themselves when it does again."""
-    state = LabelStudioLink.State.WAITING
-    LabelStudioLink.objects.filter(pk=link.pk).update(state=state, problem=problem)
+    if link is not None:
+        state = LabelStudioLink.State.WAITING
+        LabelStudioLink.objects.filter(pk=link.pk).update(state=state, problem=problem)
     if is_servers:
-        note_check(link.server, problem=problem)
+        note_check(server, problem=problem)
 
 
 def note_pause(link: LabelStudioLink, problem: str) -> None:
@@ -183,6 +189,65 @@ def resolve(*, actor: User, conflict: Conflict, kept: str) -> None:
     task.outcome = LabelStudioTask.Outcome.DECIDED
     task.save(update_fields=["text", "known_state", "outcome"])
     audit(example.dataset.project, actor, "decided the conflict over", example, after={"kept": kept})
+
+
+@transaction.atomic
+def start_import(*, actor: User, dataset: Dataset, server: LabelStudioServer) -> LabelStudioImport:
+    """Begin to import a project of a server: which projects there are is asked in the background."""
+    if not server.allows_import:
+        raise DatasetError(f"Projects of {server} may not be imported. An operator can allow it in the administration.")
+    made = LabelStudioImport.objects.create(dataset=dataset, server=server, created_by=actor)
+    _look(actor, made)
+    return made
+
+
+@transaction.atomic
+def choose_project(*, actor: User, entry: LabelStudioImport, remote_id: int, layout: str) -> None:
+    """Take one of the projects found, and look at its first tasks."""
+    title = next((found["title"] for found in entry.found if found["id"] == remote_id), None)
+    if title is None or layout not in LAYOUTS:
+        raise DatasetError("Choose one of the projects, and what its tasks hold.")
+    entry.remote_id, entry.title, entry.layout, entry.first_tasks = remote_id, title[:120], layout, []
+    entry.save(update_fields=["remote_id", "title", "layout", "first_tasks"])
+    _look(actor, entry)
+
+
+@transaction.atomic
+def import_project(*, actor: User, entry: LabelStudioImport, mapping: dict[str, str]) -> ImportBatch:
+    """Read every task of the chosen project as an example; what cannot be used is listed with its task."""
+    locked = LabelStudioImport.objects.select_for_update().get(pk=entry.pk)
+    if locked.batch_id is not None:
+        raise DatasetError("This project is being imported already. Begin another import to have it again.")
+    batch = ImportBatch.objects.create(
+        dataset=locked.dataset,
+        name=f"{locked.title} in {locked.server}"[:255],
+        sha256=hashlib.sha256(json.dumps([locked.remote_id, mapping], sort_keys=True).encode()).hexdigest(),
+        format="label studio",
+        created_by=actor,
+    )
+    batch.job = jobs.enqueue(
+        project=locked.dataset.project,
+        owner=actor,
+        kind="datasets.label_studio_import",
+        label=batch.name,
+        url=batch.get_absolute_url(),
+    )
+    batch.save(update_fields=["job"])
+    locked.mapping, locked.batch = mapping, batch
+    locked.save(update_fields=["mapping", "batch"])
+    audit(locked.dataset.project, actor, "imported from Label Studio into", locked.dataset, after={"from": batch.name})
+    return batch
+
+
+def _look(actor: User, entry: LabelStudioImport) -> None:
+    entry.job = jobs.enqueue(
+        project=entry.dataset.project,
+        owner=actor,
+        kind="datasets.label_studio_look",
+        label=f"{entry.title or 'projects'} in {entry.server}",
+        url=entry.get_absolute_url(),
+    )
+    entry.save(update_fields=["job"])
 
 
 def counts(dataset: Dataset) -> dict[str, Any]:

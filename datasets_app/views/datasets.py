@@ -19,11 +19,12 @@ from datasets_app.forms import (
     DatasetForm,
     GenerateForm,
     ImportForm,
+    LabelStudioServerChoiceForm,
     PreferenceForm,
     SealForm,
     TextForm,
 )
-from datasets_app.models import Dataset, DatasetVersion, LabelStudioLink, State
+from datasets_app.models import Dataset, DatasetVersion, LabelStudioLink, LabelStudioServer, State
 from datasets_app.services import datasets as services
 from datasets_app.services import examples as example_services
 from datasets_app.services import sealing
@@ -137,7 +138,12 @@ def import_examples(request: SignedInRequest, pk: int) -> HttpResponse:
                 )
             )
         preview = list(islice(formats.read_rows(_head(form), form.cleaned_data["format"]), PREVIEW_ROWS))
-    return render(request, "datasets/import.html", _context(found) | {"form": form, "preview": preview})
+    context = {"form": form, "preview": preview, "server_form": _server_form()}
+    return render(request, "datasets/import.html", _context(found) | context)
+
+
+def _server_form() -> LabelStudioServerChoiceForm | None:
+    return LabelStudioServerChoiceForm() if LabelStudioServer.objects.filter(allows_import=True).exists() else None
 
 
 @require_GET

@@ -44,7 +44,7 @@ def server(db, label_studio_server, personal_token):
     """The real server, as an operator registered it."""
     from datasets_app.models import LabelStudioServer
 
-    made = LabelStudioServer(name="Ours", url=label_studio_server.url)
+    made = LabelStudioServer(name="Ours", url=label_studio_server.url, allows_import=True)
     made.token = personal_token
     made.save()
     return made

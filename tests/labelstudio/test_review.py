@@ -1,7 +1,5 @@
 """Review in the real Label Studio: sent once, brought back whole, conflicts kept, troubles said."""
 
-import random
-
 import httpx
 import pytest
 from django.urls import reverse
@@ -11,7 +9,6 @@ from datasets_app.models import (
     Conflict,
     Decision,
     Example,
-    ExampleText,
     LabelStudioLink,
     LabelStudioServer,
     LabelStudioTask,
@@ -400,47 +397,3 @@ def test_no_secret_and_no_text_in_the_logs_of_a_failing_sync(dataset, link, ther
     assert "label_studio_sync" in said
     for secret in (token, "0" * 40, "sessionid", "Bearer", "The secret recipe", "What is 0?", link.hook_secret):
         assert secret not in said
-
-
-def test_two_thousand_survive_a_kill_and_a_lost_answer(project, trainer, server, there, monkeypatch):
-    """Killed at a random push, an answer lost at another: every example is there once."""
-    many = 2000
-    dataset = datasets.create_dataset(actor=trainer, project=project, name="Many")
-    fill(dataset, trainer, many)
-    import_tasks, calls = Client.import_tasks, []
-    kill, lose = sorted(random.sample(range(1, 20), 2))
-
-    def unreliable(self, remote, rows):
-        ids = import_tasks(self, remote, rows)
-        calls.append(len(rows))
-        if len(calls) == kill:
-            raise SystemExit  # as a killed worker: nothing after this line is done
-        if len(calls) == lose:
-            raise LabelStudioError(Trouble.UNCERTAIN, "lost")
-        return ids
-
-    monkeypatch.setattr(Client, "import_tasks", unreliable)
-    services.start_sending(actor=trainer, dataset=dataset, server=server, chosen={})
-    with pytest.raises(SystemExit):
-        run_all()
-    Job.objects.filter(state="running").update(state="queued", token=None, lease_until=None)  # as reconcile does
-    run_all()
-    link = LabelStudioLink.objects.get(dataset=dataset)
-    remote = link.projects.get().remote_id
-    tasks = there.tasks.list(project=remote, fields="task_only", include="id,data", page_size=1000)
-    found = {task.id: task.data["example"] for task in tasks}
-    known = dict(LabelStudioTask.objects.values_list("remote_id", "example_id"))
-    assert (len(found), len(set(found.values()))) == (many, many)
-    assert {pk: int(key) for pk, key in found.items()} == known
-
-
-def fill(dataset, author, many: int) -> None:
-    """Many examples at once."""
-    made = Example.objects.bulk_create([Example(dataset=dataset, origin="written", author=author) for _ in range(many)])
-    texts = [
-        ExampleText(example=example, content=turns(f"What is {number}?", f"It is {number}."), author=author, search="")
-        for number, example in enumerate(made)
-    ]
-    for example, text in zip(made, ExampleText.objects.bulk_create(texts), strict=True):
-        example.text = text
-    Example.objects.bulk_update(made, ["text"], batch_size=500)

@@ -85,6 +85,10 @@ TABLE: dict[str, Row] = {
     "label_studio_sync": Row(REVIEWER, "post", of="dataset"),
     "label_studio_list": Row(VIEWER, of="in project"),
     "label_studio_hook": Row(NOBODY, "post", of="hook"),
+    "label_studio_import_start": Row(TRAINER, "post", of="dataset"),
+    "label_studio_import": Row(TRAINER, of="import"),
+    "label_studio_import_body": Row(TRAINER, of="import"),
+    "label_studio_import_choose": Row(TRAINER, "post", of="import"),
     "conflict_resolve": Row(REVIEWER, "post", of="conflict"),
     "generation": Row(VIEWER, of="generation"),
     "generation_body": Row(VIEWER, of="generation"),
@@ -163,6 +167,7 @@ def things(project, owner, settings, bundled):
         Document,
         Generation,
         ImportBatch,
+        LabelStudioImport,
         LabelStudioLink,
         LabelStudioProject,
         LabelStudioServer,
@@ -195,6 +200,7 @@ def things(project, owner, settings, bundled):
     link = LabelStudioLink.objects.create(
         dataset=dataset, server=there, created_by=owner, sealed_hook_secret=seal("secret", settings.SECRET_KEY)
     )
+    entry = LabelStudioImport.objects.create(dataset=dataset, server=there, created_by=owner)
     task = LabelStudioTask.objects.create(
         project=LabelStudioProject.objects.create(link=link, layout="single", remote_id=1),
         example=example,
@@ -232,7 +238,8 @@ def things(project, owner, settings, bundled):
     named = {
         "project": project, "job": job, "document": document, "dataset": dataset, "example": example, "batch": batch,
         "generation": generation, "version": version, "run": run, "evaluation": evaluation, "turn": turn,
-        "conflict": conflict, "sweep": sweep, "evaluation row": row, "judgement": judgement, "benchmark": benchmark,
+        "sweep": sweep, "evaluation row": row, "judgement": judgement, "benchmark": benchmark,
+        "conflict": conflict, "import": entry,
     }  # fmt: skip
     return {
         "": {},

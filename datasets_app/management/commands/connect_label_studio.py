@@ -24,12 +24,15 @@ class Command(BaseCommand):
         parser.add_argument("--email", default=EMAIL)
         parser.add_argument("--browser-url", default="", help="where browsers reach it, if elsewhere")
         parser.add_argument("--portal-url", default="", help="where it reaches this site")
+        parser.add_argument(
+            "--allows-import", action="store_true", help="trainers may read any project that the account there sees"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         password = os.environ.get(PASSWORD_VARIABLE)
         if not password:
             raise CommandError(f"Set {PASSWORD_VARIABLE} to the password of {options['email']} there.")
-        told = {name: options[name] for name in ("name", "url", "email", "browser_url", "portal_url")}
+        told = {name: options[name] for name in ("name", "url", "email", "browser_url", "portal_url", "allows_import")}
         deadline = time.monotonic() + WAIT_SECONDS
         while True:
             try:

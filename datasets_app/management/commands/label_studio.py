@@ -35,7 +35,8 @@ class Command(BaseCommand):
         except label_studio.LabelStudioStartError as error:
             raise CommandError(str(error)) from None
         try:
-            connect(name="Label Studio here", url=server.url, password=password, portal_url=options["portal_url"])
+            told = {"name": "Label Studio here", "portal_url": options["portal_url"], "allows_import": True}
+            connect(**told, url=server.url, password=password)
             self.stdout.write(f"\n  Label Studio is up and connected:  {server.url}")
             self.stdout.write(f"  Log in there as {label_studio.EMAIL}; the password stands in {folder / 'password'}\n")
             while not stopping.wait(1):
