@@ -18,7 +18,7 @@ demo: .venv/runs               ## a document becomes a model, without a browser;
 	@exec $(BIN)/python manage.py up --host $(HOST) --port $(PORT) --then demo $(if $(DOC),--doc "$(DOC)")
 
 test: .venv/tests .venv-label-studio/ready              ## all tests, those of one file in one of two processes
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/tests             ## style, types, structure, migrations, deployment settings
 	$(BIN)/ruff format --check .

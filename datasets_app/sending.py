@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from django.db.models import Q, QuerySet
+from django.db.models import F, Q
 from django.utils import timezone
 from django.utils.html import format_html
 
 from datasets_app.engine import labelling
 from datasets_app.labelstudio import Client, LabelStudioError, RemoteProject, Trouble
 from datasets_app.models import (
+    Conflict,
     Example,
     LabelStudioLink,
     LabelStudioProject,
@@ -81,13 +82,20 @@ def is_ours(remote: RemoteProject) -> bool:
 
 
 def tell_decided(handle: Handle, client: Client, link: LabelStudioLink) -> int:
-    """Show in open tasks what was decided here meanwhile, so that nobody judges twice; returns in how many."""
-    open_tasks = _open_tasks(link).select_related("example__text", "example__chunk", "example__author", "text")
+    """Show in the tasks what was decided here meanwhile: in open ones so that nobody judges twice, in decided ones so
+    that nobody takes what they show for what counts. Returns in how many."""
+    tasks = LabelStudioTask.objects.filter(project__link=link).exclude(remote_id=None).select_related(*_SHOWN)
+    has_moved = ~Q(text=F("example__text")) | ~Q(known_state=F("example__state")) | ~Q(told_state="")
+    is_open = Q(outcome__in=(Outcome.OPEN, Outcome.SKIPPED)) & (~Q(example__state=State.DRAFT) | ~Q(told_state=""))
+    is_decided = Q(outcome=Outcome.DECIDED) & (has_moved | Q(conflicts__kept=Conflict.OURS))
     count = 0
-    for task in open_tasks.filter(~Q(example__state=State.DRAFT) | ~Q(told_state="")).iterator(chunk_size=200):
-        if task.told_state != _told_state(task.example):
+    for task in tasks.filter(is_open | is_decided).distinct().iterator(chunk_size=200):
+        if task.outcome != Outcome.DECIDED and task.told_state != _told_state(task.example):
             handle.check()
             count += _refresh(handle, client, task)
+        elif task.outcome == Outcome.DECIDED and task.told_state != (told := _told_since(task)):
+            handle.check()
+            count += _tell(handle, client, task, told)
     return count
 
 
@@ -196,6 +204,20 @@ def _refresh(handle: Handle, client: Client, task: LabelStudioTask) -> bool:
     return True
 
 
+def _tell(handle: Handle, client: Client, task: LabelStudioTask, told: str) -> bool:
+    """Change the one line of a judged task that speaks of the portal; its texts stay as they were judged."""
+    assert task.remote_id is not None
+    try:
+        client.update_task(task.remote_id, {**client.task(task.remote_id).data, "portal_state": told})
+    except LabelStudioError as error:
+        if error.trouble != Trouble.GONE:
+            raise
+        handle.write(lambda: LabelStudioTask.objects.filter(pk=task.pk).update(outcome=Outcome.GONE))
+        return False
+    handle.write(lambda: LabelStudioTask.objects.filter(pk=task.pk).update(told_state=told))
+    return True
+
+
 def _ensure_project(
     handle: Handle, client: Client, link: LabelStudioLink, layout: labelling.Layout
 ) -> LabelStudioProject:
@@ -222,11 +244,6 @@ def ensure_hook(client: Client, project: LabelStudioProject) -> None:
         return
     url = f"{link.server.portal_url.rstrip('/')}/label-studio/hooks/{link.hook_key}"
     client.ensure_hook(project.remote_id, url=url, secret_header=SECRET_HEADER, secret=link.hook_secret)
-
-
-def _open_tasks(link: LabelStudioLink) -> "QuerySet[LabelStudioTask]":
-    open_ones = (Outcome.OPEN, Outcome.SKIPPED)
-    return LabelStudioTask.objects.filter(project__link=link, outcome__in=open_ones).exclude(remote_id=None)
 
 
 def _row(project: LabelStudioProject, example: Example, mark: uuid.UUID) -> LabelStudioTask:
@@ -291,3 +308,16 @@ def _told_state(example: Example) -> str:
     if example.state == State.DRAFT:
         return ""
     return f"Decided in the portal: {example.state} by {example.decider}"[:200]
+
+
+def _told_since(task: LabelStudioTask) -> str:
+    """What a task that was judged there should say of what the portal holds by now; empty where both hold the same."""
+    example = task.example
+    stands = "open again" if example.state == State.DRAFT else f"{example.state} by {example.decider}"
+    if task.text_id != example.text_id:
+        return f"Since then in the portal: another text, {stands}"[:200]
+    if task.known_state != example.state:
+        return f"Since then in the portal: {stands}"[:200]
+    if task.conflicts.filter(kept=Conflict.OURS, resolved_at__gt=task.annotated_at).exists():
+        return f"The portal kept its own: {stands}"[:200]
+    return ""

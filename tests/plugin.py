@@ -37,8 +37,16 @@ def pytest_load_initial_conftests() -> Generator[None, None, None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Browser tests last: from the first of them on an event loop runs in this thread, and asyncio.run() refuses."""
-    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+    """Files of browser tests last: from the first of them on an event loop runs in this thread, and Django refuses to
+    run its own. Several processes take whole files in this order (`--no-loadscope-reorder`)."""
+    browser_files = {item.path for item in items if _is_browser_test(item)}
+    if mixed := {item.path.name for item in items if item.path in browser_files and not _is_browser_test(item)}:
+        raise pytest.UsageError(f"Browser tests need a file of their own: {', '.join(sorted(mixed))} holds others too.")
+    items.sort(key=_is_browser_test)
+
+
+def _is_browser_test(item: pytest.Item) -> bool:
+    return item.get_closest_marker("browser") is not None
 
 
 def pytest_unconfigure() -> None:

@@ -16,6 +16,7 @@ from datasets_app.engine.labelling import LAYOUTS
 from datasets_app.models import (
     Conflict,
     Dataset,
+    Decision,
     ImportBatch,
     LabelStudioImport,
     LabelStudioLink,
@@ -272,6 +273,12 @@ def counts(dataset: Dataset) -> dict[str, Any]:
 def projects_of(link: LabelStudioLink) -> list[LabelStudioProject]:
     """The projects there with their server, for addresses."""
     return list(link.projects.exclude(remote_id=None).select_related("link__server"))
+
+
+def people_unknown(dataset: Dataset) -> list[tuple[str, int]]:
+    """Names of those who decided there and are nobody here, each with the number of decisions."""
+    decisions = Decision.objects.filter(example__dataset=dataset, by=None, place=PLACE).exclude(by_name=PLACE)
+    return list(decisions.order_by().values_list("by_name").annotate(count=Count("pk")).order_by("-count", "by_name"))
 
 
 def _forget_syncs(link: LabelStudioLink) -> None:

@@ -154,6 +154,7 @@ def _context(request: SignedInRequest, dataset: Dataset) -> dict[str, object]:
         "sending": link.sendings.select_related("job").first() if link else None,
         "troubled": troubled[:SHOWN],
         "troubled_count": troubled.count(),
+        "unknown": services.people_unknown(dataset),
         "conflicts": [{"row": row, "edits": edits_of(row.text.content, row.content)} for row in conflicts[:SHOWN]],
         "conflict_count": conflicts.count(),
         "may_send": has_role(request.user, dataset.project, Role.TRAINER),

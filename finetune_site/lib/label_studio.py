@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -32,13 +31,37 @@ class LabelStudioStartError(RuntimeError):
     """It did not come up; the message says why."""
 
 
-@dataclass(frozen=True)
 class Local:
-    """A server that runs: its address, and who may log in."""
+    """A server on this machine, running from the moment it is made: its address, and the password of `EMAIL`."""
 
-    url: str
-    process: "subprocess.Popen[bytes]"
-    password: str
+    def __init__(self, program: Path, folder: Path, port: int, password: str, *, legacy_tokens: bool) -> None:
+        self.url, self.password, self._folder = f"http://127.0.0.1:{port}", password, folder
+        arguments = ["--no-browser", "--internal-host", "127.0.0.1", "--port", str(port), "--log-level", "WARNING"]
+        self._command = [str(program), "start", *arguments]
+        # Nothing of ours: it reads bare names such as HOST, PORT or DEBUG as settings of its own.
+        self._env = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ") if name in os.environ} | _QUIET
+        self._env |= {
+            "LABEL_STUDIO_BASE_DATA_DIR": str(folder),
+            "LABEL_STUDIO_HOST": self.url,
+            "LABEL_STUDIO_USERNAME": EMAIL,
+            "LABEL_STUDIO_PASSWORD": password,
+            "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": str(legacy_tokens).lower(),
+        }
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Start the process and wait until it answers; after `stop` it has everything it had."""
+        with (self._folder / "log.txt").open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command, env=self._env, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + START_SECONDS
+        while not _answers(self.url):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.process.kill()
+                raise LabelStudioStartError(f"Label Studio did not start; its log is {self._folder / 'log.txt'}.")
+            time.sleep(0.2)
 
     def stop(self) -> None:
         self.process.terminate()
@@ -60,29 +83,7 @@ def start(program: Path, folder: Path, *, port: int, password: str, legacy_token
         except OSError as error:
             raise LabelStudioStartError(f"The port {port} is taken. Choose another for Label Studio.") from error
     folder.mkdir(parents=True, exist_ok=True)
-    url = f"http://127.0.0.1:{port}"
-    # Nothing of ours: it reads bare names such as HOST, PORT or DEBUG as settings of its own.
-    env = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ") if name in os.environ} | _QUIET
-    env |= {
-        "LABEL_STUDIO_BASE_DATA_DIR": str(folder),
-        "LABEL_STUDIO_HOST": url,
-        "LABEL_STUDIO_USERNAME": EMAIL,
-        "LABEL_STUDIO_PASSWORD": password,
-        "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": str(legacy_tokens).lower(),
-    }
-    arguments = ["--no-browser", "--internal-host", "127.0.0.1", "--port", str(port), "--log-level", "WARNING"]
-    with (folder / "log.txt").open("ab") as log:
-        process = subprocess.Popen(
-            [str(program), "start", *arguments],
-            env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
-    deadline = time.monotonic() + START_SECONDS
-    while not _answers(url):
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            raise LabelStudioStartError(f"Label Studio did not start; its log is {folder / 'log.txt'}.")
-        time.sleep(0.2)
-    return Local(url, process, password)
+    return Local(program, folder, port, password, legacy_tokens=legacy_tokens)
 
 
 def start_from(template: Path, program: Path, folder: Path, *, port: int, password: str) -> Local:

@@ -76,7 +76,7 @@ def test_torchrun_starts_the_same_training(fields: dict[str, Any], alone: Finish
 @pytest.mark.parametrize("victim", ["first, killed", "second, killed", "first, told to stop"])
 def test_whoever_dies_the_run_goes_on(victim: str, fields: dict[str, Any], alone: Finished, tmp_path: Path) -> None:
     spec = in_two(fields, tmp_path)
-    process = start(tmp_path, spec, stdin=subprocess.PIPE)
+    process = start(tmp_path, spec)  # without a pipe: its end would be a second request to stop, and race with the kill
     before = stop_after(process, 6)
     second = psutil.Process(process.pid).children()[0]
     if victim == "second, killed":

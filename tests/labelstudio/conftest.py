@@ -2,7 +2,8 @@
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,21 @@ def label_studio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[la
     server = label_studio.start_from(PROGRAM.parents[1] / "template", PROGRAM, folder, port=port, password=PASSWORD)
     yield server
     server.stop()
+
+
+@pytest.fixture
+def away(label_studio_server: label_studio.Local) -> Callable[[], AbstractContextManager[None]]:
+    """Label Studio is stopped while the context lasts, and started again with everything it had."""
+
+    @contextmanager
+    def stopped() -> Iterator[None]:
+        label_studio_server.stop()
+        try:
+            yield
+        finally:
+            label_studio_server.start_again()
+
+    return stopped
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +72,13 @@ def there(label_studio_server, personal_token):
     from label_studio_sdk import LabelStudio
 
     return LabelStudio(base_url=label_studio_server.url + "/", api_key=personal_token)
+
+
+@pytest.fixture
+def example(project, trainer):
+    """One question with its answer, in a dataset of its own."""
+    from datasets_app.services import datasets, examples
+
+    dataset = datasets.create_dataset(actor=trainer, project=project, name="Facts")
+    turns = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "It is one."}]
+    return examples.write_example(actor=trainer, dataset=dataset, content={"messages": turns})

@@ -1,27 +1,24 @@
 """A reviewer in Label Studio's own page, in a browser; the portal hears of it by webhook and by schedule."""
 
-import threading
 import time
 
 import pytest
-from django.urls import reverse
+from django.utils.module_loading import import_string
+from django_q.models import Schedule
 from playwright.sync_api import expect
 
-from datasets_app.models import LabelStudioLink
-from datasets_app.services import datasets, examples
-from datasets_app.services import labelstudio as services
+from finetune_site.jobs.dispatch import keep_schedules
 from finetune_site.lib.label_studio import EMAIL
 from tests.factories import run_all
 from tests.labelstudio.conftest import PASSWORD
-from tests.labelstudio.test_review import send, task_of, turns
+from tests.labelstudio.test_review import send, task_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.django_db(transaction=True)]
-
-
-@pytest.fixture
-def example(project, trainer):
-    dataset = datasets.create_dataset(actor=trainer, project=project, name="Facts")
-    return examples.write_example(actor=trainer, dataset=dataset, content=turns("What is it?", "It is one."))
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.django_db(transaction=True),
+]
 
 
 def judge_in_page(page, example, output: str) -> None:
@@ -56,7 +53,6 @@ def wait_for(example, seconds: float) -> float:
     raise AssertionError(f"still {example.state} after {seconds} seconds")
 
 
-@pytest.mark.browser
 def test_an_edit_and_approval_in_the_page_are_here_by_webhook(site, example, server, trainer, page, client_of):
     server.portal_url = site
     server.save()
@@ -69,51 +65,15 @@ def test_an_edit_and_approval_in_the_page_are_here_by_webhook(site, example, ser
     expect(back).to_have_attribute("href", site + example.get_absolute_url(), timeout=60_000)
 
 
-@pytest.mark.browser
-def test_without_webhooks_the_schedule_brings_it(example, server, trainer, page):
+def test_without_webhooks_the_schedule_brings_it(example, server, trainer, page, settings):
     send(example.dataset, server, trainer)
     judge_in_page(page, example, "It is one, surely.")
     run_all()
     example.refresh_from_db()
     assert example.state == "draft"
-    services.sync_all()  # what the schedule calls
+    keep_schedules()
+    schedule = Schedule.objects.get(name="label studio")
+    assert schedule.minutes == settings.LABEL_STUDIO_MINUTES
+    import_string(schedule.func)()
     wait_for(example, 10)
     assert example.text.answer == "It is one, surely."
-
-
-def test_the_hook_takes_nothing_but_its_secret(site, example, server, trainer, client_of):
-    server.portal_url = site
-    server.save()
-    link = send(example.dataset, server, trainer)
-    url, client = reverse("label_studio_hook", args=[link.hook_key]), client_of(None)
-    assert client.post(url).status_code == 403
-    assert client.post(url, headers={"X-Finetune-Site-Secret": "guess"}).status_code == 403
-    assert LabelStudioLink.objects.get().sync_job is None
-    known = {"X-Finetune-Site-Secret": link.hook_secret}
-    for body in ('{"action": "TASKS_DELETED"}', "no JSON", "[1]"):
-        assert client.post(url, body, content_type="application/json", headers=known).status_code == 202
-    link.refresh_from_db()
-    assert link.looks_whole and link.is_hinted and link.sync_job.state == "queued"
-
-
-def test_many_hints_at_once_are_one_sync(example, server, trainer):
-    from django.db import connection
-
-    link = send(example.dataset, server, trainer)
-    gate = threading.Barrier(8)
-
-    def hint():
-        try:
-            gate.wait()
-            services.hint(link)
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=hint) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    from finetune_site.jobs.models import Job
-
-    assert Job.objects.filter(kind=services.SYNC).count() == 1
