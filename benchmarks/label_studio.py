@@ -84,9 +84,7 @@ def measure(url: str, token: str, options: argparse.Namespace) -> dict[str, dict
     rows = [row_of(number) for number in range(options.examples)]
     bare = bare_project(client)
     figures: dict[str, dict[str, float]] = {"push": {}, "pull": {}, "pull_part": {}}
-    figures["push"]["raw"] = timed(
-        lambda: [client.import_tasks(bare, rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
-    )
+    figures["push"]["raw"] = timed(partial(push_bare, client, bare, rows))
     services.start_sending(actor=author, dataset=dataset, server=server, chosen={})
     figures["push"]["portal"] = timed(work)
     link, project = LabelStudioLink.objects.get(), LabelStudioProject.objects.get()
@@ -139,7 +137,7 @@ def row_of(number: int) -> dict[str, str]:
     from datasets_app.engine import labelling
 
     shown = {"source_title": "Written by author", "source_text": "There is no source passage.", "portal_state": ""}
-    values = labelling.to_values(content_of(number))
+    values = labelling.to_values(labelling.SINGLE, content_of(number))
     return {"example": str(number), "push_id": "bare", "portal_link": "This example", **shown, **values}
 
 
@@ -150,8 +148,21 @@ def bare_project(client: Any) -> int:
     return int(made.id)
 
 
+def push_bare(client: Any, project: int, rows: list[dict[str, str]]) -> None:
+    """The SDK alone, in batches as large as the portal's."""
+    for start in range(0, len(rows), BATCH):
+        tasks = [{"data": row} for row in rows[start : start + BATCH]]
+        client._sdk.projects.import_tasks(project, request=tasks, return_task_ids=True)
+
+
 def pull_bare(client: Any, project: int, since: Any) -> list[Any]:
-    return list(client.changed_since(project, since))
+    """The SDK alone, with its own pages: the tasks that were touched since then, with their annotations."""
+    column, value, kind = ("updated_at", f"{since:%Y-%m-%dT%H:%M:%S.%fZ}", "Datetime") if since else (
+        "total_annotations", 0, "Number",
+    )  # fmt: skip
+    item = {"filter": f"filter:tasks:{column}", "operator": "greater", "value": value, "type": kind}
+    query = json.dumps({"filters": {"conjunction": "and", "items": [item]}})
+    return list(client._sdk.tasks.list(project=project, query=query, page_size=BATCH, fields="all", resolve_uri=False))
 
 
 def annotate(client: Any, tasks: list[int | None]) -> None:

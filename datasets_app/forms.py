@@ -185,7 +185,7 @@ class LabelStudioServerForm(forms.ModelForm):
 
     class Meta:
         model = LabelStudioServer
-        fields = ["name", "url", "browser_url", "portal_url", "allows_import"]
+        fields = ["name", "url", "browser_url", "portal_url", "hook_url", "allows_import"]
 
     def clean_token(self) -> str:
         token = str(self.cleaned_data["token"]).strip()
@@ -193,6 +193,8 @@ class LabelStudioServerForm(forms.ModelForm):
             raise forms.ValidationError(problem)
         if not token and not self.instance.sealed_token:
             raise forms.ValidationError("Enter the token; without it nothing can be sent.")
+        if not token and "url" in self.changed_data:
+            raise forms.ValidationError("Enter the token again: the one that is kept goes to no other address.")
         return token
 
 

@@ -30,7 +30,7 @@ from datasets_app.models import (
     LabelStudioSending,
     LabelStudioServer,
 )
-from datasets_app.pulling import pull, seen_again
+from datasets_app.pulling import pull
 from datasets_app.sending import Paused, is_ours, send, tell_decided
 from datasets_app.services import intake, sealing
 from datasets_app.services import labelstudio as services
@@ -138,12 +138,17 @@ def seal(handle: Handle) -> None:
 def label_studio_send(handle: Handle) -> None:
     """Push examples; a later attempt finds what an earlier one sent."""
     chosen = LabelStudioSending.objects.select_related("link__server", "link__dataset__project")
-    sending = chosen.get(job=handle.job)
+    sending = chosen.filter(job=handle.job).first()
+    if sending is None:  # parted from Label Studio meanwhile
+        return
     handle.progress(0, sending.examples.count(), unit="examples")
-    with _label_studio(handle, sending.link.server, sending.link) as client:
-        counts = send(handle, sending, client)
-        handle.write(lambda: LabelStudioSending.objects.filter(pk=sending.pk).update(counts=counts))
-        handle.write(lambda: seen_again(sending.link, timezone.now()))
+    try:
+        with _label_studio(handle, sending.link.server, sending.link) as client:
+            send(handle, sending, client)
+    except EngineFailed:
+        handle.write(lambda: LabelStudioSending.objects.filter(pk=sending.pk).update(waits=True))
+        raise
+    handle.write(lambda: services.hint(sending.link))
 
 
 @job_kind("datasets.label_studio_sync", title="Bring decisions back from Label Studio", max_attempts=3)
@@ -152,18 +157,26 @@ def label_studio_sync(handle: Handle) -> None:
     links = LabelStudioLink.objects.select_related("server", "dataset__project")
     link = links.filter(sync_job=handle.job).first()
     while link is not None:
-        handle.write(lambda pk=link.pk: LabelStudioLink.objects.filter(pk=pk).update(is_hinted=False))  # type: ignore[misc]
-        try:
-            with _label_studio(handle, link.server, link) as client:
-                pull(handle, link, client)
-                tell_decided(handle, client, link)
-                handle.write(lambda link=link: seen_again(link, timezone.now()))  # type: ignore[misc]
-                handle.write(lambda link=link: services.send_on(link))  # type: ignore[misc]
-        except (EngineFailed, JobInputError):
-            handle.log("Stopped for now; the page of the dataset says why")
+        _sync_once(handle, link)
         if handle.write(lambda link=link: services.end_sync(link)):  # type: ignore[misc]
             return
         link = links.filter(pk=link.pk).first()
+
+
+def _sync_once(handle: Handle, link: LabelStudioLink) -> None:
+    """One round; what goes wrong stands with the link."""
+    round_ = handle.write(lambda: services.begin_round(link))
+    try:
+        with _label_studio(handle, link.server, link) as client:
+            pull(handle, link, client, round_)
+            tell_decided(handle, client, link)
+            handle.write(lambda: services.note_in_step(link))
+            handle.write(lambda: services.send_on(link))
+    except EngineFailed:
+        handle.write(lambda: services.put_back(link, round_))
+        handle.log("Stopped for now; the page of the dataset says why")
+    except JobInputError:
+        handle.log("Stopped; the page of the dataset says what to do")
 
 
 @job_kind("datasets.label_studio_look", title="Look into Label Studio", max_attempts=2)
@@ -196,18 +209,18 @@ def label_studio_import(handle: Handle) -> None:
         handle.progress(0, client.project(entry.remote_id).tasks, unit="tasks")
         for count, task in enumerate(client.all_tasks(entry.remote_id), start=1):
             row = mapping.to_row(layout, entry.mapping, _texts(task), task.id)
-            if isinstance(row, formats.RowError):
-                errors.append({"line": row.line, "message": row.message})
-            else:
+            if isinstance(row, formats.Row):
                 rows.append(row)
-            if len(rows) >= ROWS_AT_ONCE:
+            elif len(errors) < KEPT_ERRORS:
+                errors.append({"line": row.line, "message": row.message})
+            if count % ROWS_AT_ONCE == 0:
                 handle.check()
                 handle.write(lambda taken=rows: intake.add_imported(batch, taken))  # type: ignore[misc]
                 handle.progress(count, unit="tasks")
                 rows = []
     handle.write(lambda: intake.add_imported(batch, rows))
     added = batch.examples.count()
-    handle.write(lambda: ImportBatch.objects.filter(pk=batch.pk).update(added=added, errors=errors[:KEPT_ERRORS]))
+    handle.write(lambda: ImportBatch.objects.filter(pk=batch.pk).update(added=added, errors=errors))
     if not added:
         first = f" Task {errors[0]['line']}: {errors[0]['message']}" if errors else ""
         raise JobInputError(f"No task of the project could be used.{first}")

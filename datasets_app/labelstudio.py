@@ -17,7 +17,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from finetune_site.lib.channel import parse_json
+
 T = TypeVar("T")
+Condition = tuple[str, str, str | int, str]  # column, operator, value and its type
 TIMEOUT_SECONDS = 30.0
 IMPORT_SECONDS = 120.0
 PAGE = 100
@@ -83,10 +86,13 @@ class Annotation:
 
 @dataclass(frozen=True)
 class RemoteTask:
+    """`has_draft`: somebody there has begun to annotate it and not sent it yet."""
+
     id: int
     data: dict[str, Any]
     updated_at: datetime | None
     annotations: tuple[Annotation, ...] = ()
+    has_draft: bool = False
 
     @property
     def newest(self) -> Annotation | None:
@@ -136,7 +142,8 @@ class Client:
             raise LabelStudioError(Trouble.TOKEN, problem)
         # The slash keeps a path of the address, which the SDK loses on its way to a personal token's exchange.
         base = url.rstrip("/") + "/"
-        self._http = httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=False)
+        hooks: Any = {"response": [self._look_at]}
+        self._http = httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=False, event_hooks=hooks)
         self._sdk: Any = self._asked(  # its types do not hold what servers answer
             lambda: LabelStudio(base_url=base, api_key=token, max_retries=0, httpx_client=self._http)
         )
@@ -193,19 +200,21 @@ class Client:
     def tasks_of_push(self, project: int, push_id: str) -> dict[str, list[int]]:
         """The tasks that one push made there: the example's key to the ids of its tasks, oldest first."""
         found: dict[str, list[int]] = {}
-        for task in self._tasks(
-            project, query=_filter(("data.push_id", "equal", push_id, "String")), page_size=ID_PAGE
-        ):
+        for task in self._tasks(project, [("data.push_id", "equal", push_id, "String")], page_size=ID_PAGE):
             found.setdefault(str(task.data.get("example", "")), []).append(task.id)
-        return {key: sorted(ids) for key, ids in found.items()}
+        return found
 
     def changed_since(self, project: int, since: datetime | None) -> Iterator[RemoteTask]:
-        """Tasks that were touched after `since`, also by deleting an annotation; None: those ever judged or skipped."""
-        if since is None:
-            query = _filter(*((f"{name}_annotations", "greater", 0, "Number") for name in ("total", "cancelled")))
-        else:
-            query = _filter(("updated_at", "greater", f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}", "Datetime"))
-        return self._tasks(project, query=query, page_size=PAGE)
+        """Tasks that were touched after `since`, also by deleting an annotation; None: those ever judged or skipped.
+
+        With None a task that is both comes twice.
+        """
+        if since is not None:
+            told = f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+            yield from self._tasks(project, [("updated_at", "greater", told, "Datetime")])
+            return
+        for name in ("total", "cancelled"):
+            yield from self._tasks(project, [(f"{name}_annotations", "greater", 0, "Number")])
 
     def task(self, pk: int) -> RemoteTask:
         return self._asked(lambda: _task(self._sdk.tasks.get(str(pk))))
@@ -216,19 +225,20 @@ class Client:
 
     def all_tasks(self, project: int) -> Iterator[RemoteTask]:
         """Every task with its annotations, page by page."""
-        return self._tasks(project, query=None, page_size=PAGE)
+        return self._tasks(project, [])
 
     def task_ids(self, project: int) -> set[int]:
         """The ids of all tasks there; `Trouble.UNCERTAIN` when fewer came than there are."""
         total = self.project(project).tasks
         options: dict[str, Any] = {"include": "id", "fields": "task_only"}
-        found = {task.id for task in self._tasks(project, query=None, page_size=ID_PAGE, **options)}
+        found = {task.id for task in self._tasks(project, [], page_size=ID_PAGE, **options)}
         if len(found) < total:
             raise LabelStudioError(Trouble.UNCERTAIN, "Label Studio told fewer tasks than it holds.")
         return found
 
-    def update_task(self, pk: int, data: Mapping[str, Any]) -> None:
-        self._asked(lambda: self._sdk.tasks.update(str(pk), data=dict(data)))
+    def update_task(self, pk: int, data: Mapping[str, Any]) -> datetime | None:
+        """Put other data into a task; returns when that was, on the clock there."""
+        return _time(_dict(self._asked(lambda: self._sdk.tasks.update(str(pk), data=dict(data)))).get("updated_at"))
 
     def delete_task(self, pk: int) -> None:
         self._asked(lambda: self._sdk.tasks.delete(str(pk)))
@@ -256,25 +266,29 @@ class Client:
         )
         return int(made.id)
 
-    def _tasks(self, project: int, *, query: str | None, page_size: int, **options: Any) -> Iterator[RemoteTask]:
-        # Page by page: the SDK's own iterator takes a 404, a project deleted meanwhile, for the end of the list.
-        page = 1
+    def _tasks(
+        self, project: int, conditions: list[Condition], *, page_size: int = PAGE, **options: Any
+    ) -> Iterator[RemoteTask]:
+        # By id instead of by page: a task that leaves the list meanwhile would move another one over the edge of its
+        # page, unseen. Nor the SDK's own iterator: it takes a 404, a project deleted meanwhile, for the list's end.
+        last = 0
         while True:
-            given = {"project": project, "page": page, "page_size": page_size, "resolve_uri": False, **options}
-            if query:
-                given["query"] = query
-            try:
-                pager = self._asked(lambda given=given: self._sdk.tasks.list(**given))
-            except LabelStudioError as error:
-                if error.trouble != Trouble.GONE or page == 1:
-                    raise
-                self.project(project)  # a page behind the last is 404 as well; so is a project that went
+            query = _filter(*conditions, ("id", "greater", last, "Number"))
+            given = {"project": project, "page_size": page_size, "resolve_uri": False, "query": query, **options}
+            found = self._asked(lambda given=given: self._sdk.tasks.list(**given)).items or []
+            for item in found:
+                task = _task(item)
+                last = max(last, task.id)
+                yield task
+            if len(found) < page_size:
                 return
-            items = pager.items or []
-            yield from map(_task, items)
-            if len(items) < page_size:
-                return
-            page += 1
+
+    def _look_at(self, response: httpx.Response) -> None:
+        """What the SDK does not understand at a personal token's exchange is said here."""
+        if response.is_redirect:
+            raise self._forwarded(response.headers.get("location", ""))
+        if response.status_code >= 500 and response.url.path.endswith("/api/token/refresh/"):
+            raise self._broken(response.status_code, Trouble.UNREACHABLE)
 
     def _asked(self, call: Callable[..., T], *, is_write: bool = False) -> T:
         try:
@@ -292,10 +306,6 @@ class Client:
     def _explained(self, error: Any, is_write: bool) -> LabelStudioError:
         status, body = error.status_code, error.body
         detail = str(body.get("detail") or "") if isinstance(body, dict) else ""
-        if status is not None and 300 <= status < 400:
-            place = urlsplit(str((error.headers or {}).get("location", ""))).netloc
-            forwarded = f"{self._url} forwards to {place or 'another address'}, which is not followed. "
-            return LabelStudioError(Trouble.ADDRESS, forwarded + "Enter the address that answers itself.")
         if status == 401:
             return LabelStudioError(Trouble.TOKEN, _token_sentence(detail))
         if status == 403:
@@ -305,10 +315,17 @@ class Client:
         if status == 404:
             return LabelStudioError(Trouble.ADDRESS, self._not_label_studio())
         if status is not None and status >= 500:
-            trouble = Trouble.UNCERTAIN if is_write else Trouble.UNREACHABLE
-            return LabelStudioError(trouble, f"Label Studio at {self._url} has an error of its own (HTTP {status}).")
+            return self._broken(status, Trouble.UNCERTAIN if is_write else Trouble.UNREACHABLE)
         told = _validation(body) or detail or f"HTTP {status}"
         return LabelStudioError(Trouble.REFUSED, f"Label Studio refuses it: {told}"[:500])
+
+    def _forwarded(self, location: str) -> LabelStudioError:
+        place = urlsplit(location).netloc or "another address"
+        forwarded = f"{self._url} forwards to {place}, which is not followed. "
+        return LabelStudioError(Trouble.ADDRESS, forwarded + "Enter the address that answers itself.")
+
+    def _broken(self, status: int, trouble: Trouble) -> LabelStudioError:
+        return LabelStudioError(trouble, f"Label Studio at {self._url} has an error of its own (HTTP {status}).")
 
     def _unreachable(self, error: Exception) -> str:
         reason = "does not answer in time" if isinstance(error, httpx.TimeoutException) else "cannot be reached"
@@ -347,17 +364,22 @@ def _claims(token: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _filter(*conditions: tuple[str, str, str | int, str]) -> str:
-    """A query for tasks that meet one of the conditions: column, operator, value and its type."""
+def _filter(*conditions: Condition) -> str:
+    """A query for tasks that meet every condition, by their ids."""
     items = [
         {"filter": f"filter:tasks:{column}", "operator": operator, "value": value, "type": kind}
         for column, operator, value, kind in conditions
     ]
-    return json.dumps({"filters": {"conjunction": "or", "items": items}, "ordering": ["tasks:id"]})
+    return json.dumps({"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:id"]})
 
 
 def _dict(found: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else dict(found.dict())
+
+
+def _storable(found: Any) -> Any:
+    """What people typed there, without the NUL character that Postgres does not take."""
+    return parse_json(json.dumps(found))
 
 
 def _project(found: Any) -> RemoteProject:
@@ -375,8 +397,9 @@ def _task(found: Any) -> RemoteTask:
     told = _dict(found)
     return RemoteTask(
         id=int(told["id"]),
-        data=told["data"] if isinstance(told.get("data"), dict) else {},
+        data=_storable(told["data"]) if isinstance(told.get("data"), dict) else {},
         updated_at=_time(told.get("updated_at")),
+        has_draft=bool(told.get("draft_exists")),
         annotations=tuple(map(_annotation, told.get("annotations") or [])),
     )
 
@@ -390,7 +413,7 @@ def _annotation(found: Any) -> Annotation:
         opened_at=made_at and made_at - timedelta(seconds=told.get("lead_time") or 0),
         updated_at=_time(told.get("updated_at")) or datetime.min.replace(tzinfo=UTC),
         is_skipped=bool(told.get("was_cancelled")),
-        result=[_dict(entry) for entry in result] if isinstance(result, list) else [],
+        result=[_storable(_dict(entry)) for entry in result] if isinstance(result, list) else [],
     )
 
 

@@ -30,12 +30,13 @@ def connect(
     password: str,
     browser_url: str = "",
     portal_url: str = "",
+    hook_url: str = "",
     email: str = EMAIL,
     allows_import: bool = False,
 ) -> LabelStudioServer:
     """Register a server whose login we have, with a token minted there unless the one we have still works."""
     server = LabelStudioServer.objects.filter(name=name).first() or LabelStudioServer(name=name)
-    server.url, server.browser_url, server.portal_url = url, browser_url, portal_url
+    server.url, server.browser_url, server.portal_url, server.hook_url = url, browser_url, portal_url, hook_url
     server.allows_import = allows_import
     if not _has_token_that_works(server):
         server.token = mint_token(url, password, email)

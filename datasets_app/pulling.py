@@ -5,47 +5,67 @@ different on both sides is a conflict that a person decides. Reading a change tw
 """
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from django.contrib.auth.models import User
 from django.utils import timezone
 
 from datasets_app.engine import labelling
-from datasets_app.labelstudio import Annotation, Client, Person, RemoteTask
+from datasets_app.labelstudio import Annotation, Client, LabelStudioError, Person, RemoteTask, Trouble
 from datasets_app.models import Conflict, Example, LabelStudioLink, LabelStudioProject, LabelStudioTask, State
-from datasets_app.sending import check_project, text_key
+from datasets_app.sending import GONE, Paused, check_project, ensure_hook, existing, text_key
 from datasets_app.services import examples as services
 from datasets_app.services.datasets import DatasetError
-from datasets_app.services.examples import Voice
+from datasets_app.services.examples import Said, Voice
+from datasets_app.services.labelstudio import PLACE, SyncRound
 from finetune_site.jobs.handle import Handle
 from finetune_site.projects.access import has_role
 from finetune_site.projects.models import Project, Role
 
 OVERLAP = timedelta(minutes=2)  # clocks and transactions: what is read twice adds nothing
-PLACE = "Label Studio"
+MAX_NAME, MAX_REASON = 200, 300
 STATES = {"approve": State.APPROVED, "fix": State.DRAFT, "reject": State.REJECTED}
 Outcome = LabelStudioTask.Outcome
 
 
-def pull(handle: Handle, link: LabelStudioLink, client: Client) -> int:
+def pull(handle: Handle, link: LabelStudioLink, client: Client, round_: SyncRound) -> int:
     """Take over what changed since the last time; returns in how many tasks. `Paused` where a person is needed."""
     count, people = 0, _People(client, link.dataset.project)
     for project in link.projects.exclude(remote_id=None):
-        assert project.remote_id is not None
-        if link.restores_config:
-            config = labelling.config(labelling.LAYOUTS[project.layout])
-            client.restore_config(project.remote_id, config)
+        if round_.restores_config:
+            _restore_config(handle, project, client)
         check_project(client, project)
-        if link.looks_whole:
+        if round_.looks_whole:
+            ensure_hook(handle, client, project)
             _look_whole(handle, project, client)
-        count += _pull_project(handle, project, client, people)
+        count += _pull_project(handle, project, client, people, is_whole=round_.looks_whole)
     return count
 
 
-def _pull_project(handle: Handle, project: LabelStudioProject, client: Client, people: "_People") -> int:
+def _restore_config(handle: Handle, project: LabelStudioProject, client: Client) -> None:
+    """Put our config back; `Paused` when Label Studio refuses, as annotations hold what it does not know."""
+    config = labelling.config(project.shape)
+    remote = existing(client, project)
+    try:
+        client.restore_config(remote.id, config)
+    except LabelStudioError as error:
+        if error.trouble != Trouble.REFUSED:
+            raise
+        raise Paused(
+            f"The labelling config cannot be put back: {error} Delete the annotations in Label Studio that were made "
+            "with the changed config, then put it back; or begin anew."
+        ) from None
+    project.config = labelling.fingerprint(config)
+    handle.write(lambda: project.save(update_fields=["config"]))
+
+
+def _pull_project(
+    handle: Handle, project: LabelStudioProject, client: Client, people: "_People", *, is_whole: bool
+) -> int:
+    """Read what was touched since the last time; whole: all that was ever judged, which finds what was missed."""
     assert project.remote_id is not None
     count, newest = 0, project.seen_until
-    for task in client.changed_since(project.remote_id, newest and newest - OVERLAP):
+    for task in client.changed_since(project.remote_id, newest - OVERLAP if newest and not is_whole else None):
         handle.check()
         voices = {entry.by: people.voice(entry.by) for entry in task.annotations}
         count += handle.write(lambda task=task, voices=voices: _take(project, task, voices))  # type: ignore[misc]
@@ -78,7 +98,8 @@ def _take(project: LabelStudioProject, remote: RemoteTask, voices: Mapping[int |
     _count_annotators(task, remote)
     task.annotation_id, task.annotated_at, task.problem = annotation.id, annotation.updated_at, ""
     try:
-        _decide(task, annotation, labelling.read(task.text.content, annotation.result), voices[annotation.by])
+        reading = labelling.read(project.shape, task.text.content, annotation.result)
+        _decide(task, annotation, reading, voices[annotation.by])
     except (labelling.LabellingError, DatasetError) as error:
         task.outcome, task.problem = Outcome.UNCLEAR, str(error)[:300]
     task.save()
@@ -98,16 +119,9 @@ def _decide(task: LabelStudioTask, annotation: Annotation, reading: labelling.Re
         task.outcome = Outcome.CONFLICT
         _keep_conflict(task, example, reading, voice)
         return
-    if not is_same or state == State.DRAFT:
-        example = services.take_over(
-            voice=voice,
-            example=example,
-            content=reading.content,
-            verdict=state,
-            reason=_reason(reading),
-            quality=reading.quality,
-            comment=reading.comment,
-        )
+    said = Said(state, _reason(reading), reading.quality, reading.comment)
+    if not is_same or not services.is_known(example, voice, said):
+        example = services.take_over(voice=voice, example=example, content=reading.content, said=said)
     task.outcome, task.text_id, task.known_state = Outcome.DECIDED, text_key(example), example.state
     Conflict.objects.open().filter(task=task).update(resolved_at=timezone.now(), kept=Conflict.THEIRS)
 
@@ -133,11 +147,12 @@ def _keep_conflict(task: LabelStudioTask, example: Example, reading: labelling.R
 def _look_whole(handle: Handle, project: LabelStudioProject, client: Client) -> None:
     """Find the tasks that are gone there: no change of another tells."""
     assert project.remote_id is not None
+    # Ours first: what is sent while we look would seem gone.
+    rows = project.tasks.exclude(remote_id=None).exclude(outcome=Outcome.GONE)
+    known = list(rows.values_list("pk", "remote_id"))
     there = client.task_ids(project.remote_id)
-    known = project.tasks.exclude(remote_id=None).exclude(outcome=Outcome.GONE).values_list("pk", "remote_id")
     gone = [pk for pk, remote_id in known if remote_id not in there]
-    problem = "The task was deleted in Label Studio; send the example again to have it there."
-    handle.write(lambda: LabelStudioTask.objects.filter(pk__in=gone).update(outcome=Outcome.GONE, problem=problem))
+    handle.write(lambda: LabelStudioTask.objects.filter(pk__in=gone).update(outcome=Outcome.GONE, problem=GONE))
 
 
 def _take_back(task: LabelStudioTask) -> None:
@@ -160,7 +175,7 @@ def _count_annotators(task: LabelStudioTask, remote: RemoteTask) -> None:
         if entry.is_skipped:
             continue
         try:
-            verdicts[entry.by] = labelling.read(task.text.content, entry.result).verdict
+            verdicts[entry.by] = labelling.read(task.project.shape, task.text.content, entry.result).verdict
         except labelling.LabellingError:
             continue
     task.annotators = len(verdicts)
@@ -169,7 +184,7 @@ def _count_annotators(task: LabelStudioTask, remote: RemoteTask) -> None:
 
 def _reason(reading: labelling.Reading) -> str:
     words = ["needs another pass"] if reading.verdict == "fix" else []
-    return ", ".join([*words, *reading.issues])
+    return ", ".join([*words, *reading.issues])[:MAX_REASON]
 
 
 class _People:
@@ -197,12 +212,4 @@ class _People:
         if len(matches) == 1 and has_role(matches[0], self._project, Role.REVIEWER):
             return Voice(matches[0], "", PLACE)
         named = person.email and person.name != person.email
-        return Voice(None, f"{person.name} ({person.email})" if named else person.name, PLACE)
-
-
-def seen_again(link: LabelStudioLink, now: datetime) -> None:
-    """The link is in step as of `now`."""
-    state = LabelStudioLink.State.IN_STEP
-    LabelStudioLink.objects.filter(pk=link.pk).update(
-        state=state, problem="", synced_at=now, looks_whole=False, restores_config=False
-    )
+        return Voice(None, (f"{person.name} ({person.email})" if named else person.name)[:MAX_NAME], PLACE)

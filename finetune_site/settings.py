@@ -63,6 +63,8 @@ CSRF_TRUSTED_ORIGINS = _list("FINETUNE_ORIGINS", "")
 # Behind TLS: cookies are sent over it alone, plain requests are redirected, and browsers remember it for a year.
 HTTPS = _flag("FINETUNE_HTTPS", False)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
+# Label Studio may reach us within a private network, where nobody ends TLS.
+SECURE_REDIRECT_EXEMPT = [r"^label-studio/hooks/"]
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
 if _flag("FINETUNE_BEHIND_PROXY", False):

@@ -19,7 +19,8 @@ VERDICTS = {
     "reject": "Never train on it",
 }
 ISSUES = ("hallucination", "incomplete", "off-topic", "duplicate", "personal data")
-NOT_OURS = re.compile(r"^### (system|user|assistant)$", re.MULTILINE)
+TURN = re.compile(r"^### (system|user|assistant)$", re.MULTILINE)
+LIKE_A_TURN = re.compile(r"^\\*### (system|user|assistant)$", re.MULTILINE)
 
 
 class LabellingError(ValueError):
@@ -90,15 +91,19 @@ def layout_of(content: Mapping[str, Any]) -> Layout:
     return SINGLE if roles in (["user", "assistant"], ["system", "user", "assistant"]) else TURNS
 
 
-def to_values(content: Mapping[str, Any]) -> dict[str, str]:
-    """The fields of a text's content, by their names."""
-    layout = layout_of(content)
+def fits(layout: Layout, content: Mapping[str, Any]) -> bool:
+    """Whether a layout can show a content whole: a conversation may have shrunk to one question since."""
+    return layout_of(content) is layout or (layout is TURNS and "messages" in content)
+
+
+def to_values(layout: Layout, content: Mapping[str, Any]) -> dict[str, str]:
+    """The fields of a text's content in a layout that it fits, by their names."""
     if layout is SINGLE:
         texts = {message["role"]: message["content"] for message in content["messages"]}
         system = texts.get("system", "")
         return {"system": system, "instruction": texts["user"], "input": "", "output": texts["assistant"]}
     if layout is TURNS:
-        turns = (f"### {message['role']}\n{message['content']}" for message in content["messages"])
+        turns = (f"### {message['role']}\n{_marked(message['content'])}" for message in content["messages"])
         return {"conversation": "\n\n".join(turns)}
     return {entry.name: str(content[entry.name]) for entry in layout.fields}
 
@@ -162,13 +167,14 @@ def fingerprint(text: str) -> str:
     return hashlib.sha256("\n".join(line.strip() for line in text.strip().splitlines()).encode()).hexdigest()
 
 
-def read(content: Mapping[str, Any], result: list[dict[str, Any]]) -> Reading:
-    """An annotation's result over the content its task was given. `LabellingError` says what the annotator should mend.
+def read(layout: Layout, content: Mapping[str, Any], result: list[dict[str, Any]]) -> Reading:
+    """An annotation's result over the content its task was given in a layout. `LabellingError` says what the annotator
+    should mend.
 
     Label Studio checks no result: a name that is not ours, a shape that is not a text area's, are left out. An optional
     field that was emptied has no entry; a required one cannot be. Outer space makes no edit.
     """
-    said, layout, given = _by_name(result), layout_of(content), to_values(content)
+    said, given = _by_name(result), to_values(layout, content)
     # Who opened the fields sent all of them; an annotation made elsewhere may hold the verdict alone.
     values = {entry.name: _text(said.get(entry.name)) for entry in layout.fields}
     is_edited = any(entry.name in said for entry in layout.fields) and _plain(values) != _plain(given)
@@ -185,14 +191,22 @@ def read(content: Mapping[str, Any], result: list[dict[str, Any]]) -> Reading:
 
 
 def _turns(text: str) -> list[dict[str, str]]:
-    parts = NOT_OURS.split(text.replace("\r\n", "\n"))
+    parts = TURN.split(text.replace("\r\n", "\n"))
     if parts[0].strip():
         raise LabellingError("The conversation must begin with a line ### user, ### assistant or ### system.")
-    turns = [{"role": role, "content": words.strip("\n")} for role, words in zip(parts[1::2], parts[2::2], strict=True)]
+    turns = [
+        {"role": role, "content": LIKE_A_TURN.sub(lambda found: found[0][1:], words.strip("\n"))}
+        for role, words in zip(parts[1::2], parts[2::2], strict=True)
+    ]
     try:
         return check_messages(turns)
     except FormatError as error:
         raise LabellingError(str(error)) from error
+
+
+def _marked(words: str) -> str:
+    """A line of somebody's that looks like a turn's beginning gets a sign before it, which reading takes away."""
+    return LIKE_A_TURN.sub(lambda found: "\\" + found[0], words)
 
 
 def _plain(values: Mapping[str, str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ from django.db import models
 from django.urls import reverse
 from django.utils import timezone
 
+from datasets_app.models.addresses import AddressField
 from datasets_app.models.datasets import Dataset
 from datasets_app.models.documents import Document
 from finetune_site.jobs.models import Job
@@ -18,7 +19,7 @@ class ModelServer(models.Model):
 
     name = models.CharField(max_length=80, unique=True)
     provider = models.CharField(max_length=10, choices=[(OLLAMA, "Ollama"), (OPENAI, "OpenAI-compatible")])
-    base_url = models.URLField(help_text="http://host:11434 for Ollama, https://host/v1 for the others")
+    base_url = AddressField(help_text="http://host:11434 for Ollama, https://host/v1 for the others")
     key_variable = models.CharField(
         max_length=80,
         blank=True,

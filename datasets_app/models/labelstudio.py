@@ -8,7 +8,8 @@ from django.db import models
 from django.urls import reverse
 from django.utils import timezone
 
-from datasets_app.engine.labelling import LAYOUTS
+from datasets_app.engine.labelling import LAYOUTS, Layout
+from datasets_app.models.addresses import AddressField
 from datasets_app.models.datasets import Dataset
 from datasets_app.models.examples import Example, ExampleQuerySet, ExampleText
 from datasets_app.models.generation import ImportBatch
@@ -26,12 +27,15 @@ class LabelStudioServer(models.Model):
         FAILING = "failing", "failing"
 
     name = models.CharField(max_length=80, unique=True)
-    url = models.URLField("address", help_text="Where the workers reach it: http://host:8080")
-    browser_url = models.URLField("address for people", blank=True, help_text="Where browsers reach it, if elsewhere")
-    portal_url = models.URLField(
+    url = AddressField("address", help_text="Where the workers reach it: http://host:8080")
+    browser_url = AddressField("address for people", blank=True, help_text="Where browsers reach it, if elsewhere")
+    portal_url = AddressField(
         "this site's address",
         blank=True,
-        help_text="Where Label Studio and its people reach this site. Empty: decisions come back by schedule alone.",
+        help_text="Where people reach this site, and its webhooks too. Empty: decisions come back by schedule alone.",
+    )
+    hook_url = AddressField(
+        "this site's address for webhooks", blank=True, help_text="Where Label Studio reaches this site, if elsewhere"
     )
     allows_import = models.BooleanField(
         "projects may be imported",
@@ -63,6 +67,11 @@ class LabelStudioServer(models.Model):
     def token(self, value: str) -> None:
         self.sealed_token = seal(value, settings.SECRET_KEY)
 
+    @property
+    def hooks_to(self) -> str:
+        """Where its webhooks go; empty: nowhere."""
+        return (self.hook_url or self.portal_url).rstrip("/")
+
     def link(self, path: str) -> str:
         """An address in it for people."""
         return (self.browser_url or self.url).rstrip("/") + path
@@ -86,6 +95,9 @@ class LabelStudioLink(models.Model):
     hook_key = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     sealed_hook_secret = models.TextField(editable=False)
     sync_job = models.OneToOneField(Job, models.SET_NULL, null=True, related_name="label_studio_link")
+    sending_job = models.OneToOneField(
+        Job, models.SET_NULL, null=True, related_name="+", help_text="Whose turn it is to send: one at a time"
+    )
     restores_config = models.BooleanField(default=False, help_text="Put our labelling config back at the next sync")
     is_hinted = models.BooleanField(default=False, help_text="Something changed there since the sync began")
     looks_whole = models.BooleanField(default=False, help_text="Something may be gone there: compare everything")
@@ -119,13 +131,22 @@ class LabelStudioProject(models.Model):
         return f"project {self.remote_id} of {self.link}"
 
     @property
+    def shape(self) -> Layout:
+        """The fields of its tasks."""
+        return LAYOUTS[self.layout]
+
+    @property
     def title(self) -> str:
         """What shape of examples it holds."""
-        return LAYOUTS[self.layout].title
+        return self.shape.title
+
+    @property
+    def path(self) -> str:
+        return f"/projects/{self.remote_id}/data"
 
     @property
     def address(self) -> str:
-        return self.link.server.link(f"/projects/{self.remote_id}/data")
+        return self.link.server.link(self.path)
 
 
 class LabelStudioTask(models.Model):
@@ -144,7 +165,7 @@ class LabelStudioTask(models.Model):
     push_id = models.UUIDField()
     remote_id = models.PositiveBigIntegerField(null=True)
     text = models.ForeignKey(ExampleText, models.RESTRICT, related_name="+", help_text="The text both sides know")
-    text_sent_at = models.DateTimeField(null=True, help_text="When another text was put into the task")
+    text_sent_at = models.DateTimeField(null=True, help_text="When it was brought up to date, on the clock there")
     known_state = models.CharField(max_length=10, help_text="The example's state both sides know")
     told_state = models.CharField(max_length=200, blank=True, help_text="What the task says of the portal's decision")
     outcome = models.CharField(max_length=10, choices=Outcome.choices, default=Outcome.OPEN)
@@ -159,7 +180,7 @@ class LabelStudioTask(models.Model):
     class Meta:
         ordering = ["pk"]
         indexes = [models.Index(fields=["project", "outcome"], name="label_studio_outcome")]
-        constraints = [models.UniqueConstraint(fields=["project", "example"], name="one_task_per_example")]
+        constraints = [models.UniqueConstraint(fields=["example"], name="one_task_of_an_example")]
 
     def __str__(self) -> str:
         return f"task {self.remote_id} for example {self.example_id}"
@@ -178,6 +199,8 @@ class LabelStudioSending(models.Model):
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
     counts = models.JSONField(default=dict)
+    sent_until = models.BigIntegerField(default=0, help_text="The key of the last example that was looked at")
+    waits = models.BooleanField(default=False, help_text="Label Studio was away: it goes on by itself")
 
     class Meta:
         ordering = ["-pk"]

@@ -25,6 +25,16 @@ class Voice:
     place: str = ""
 
 
+@dataclass(frozen=True)
+class Said:
+    """A verdict with its grounds, as somebody gave it elsewhere. `quality`: 1 to 5."""
+
+    verdict: str
+    reason: str = ""
+    quality: int | None = None
+    comment: str = ""
+
+
 @transaction.atomic
 def write_example(*, actor: User, dataset: Dataset, content: dict[str, Any]) -> Example:
     """Keep an example written by hand; its author is its source."""
@@ -67,16 +77,7 @@ def judge(*, actor: User, example: Example, verdict: str, reason: str = "", text
 
 
 @transaction.atomic
-def take_over(
-    *,
-    voice: Voice,
-    example: Example,
-    content: dict[str, Any],
-    verdict: str,
-    reason: str = "",
-    quality: int | None = None,
-    comment: str = "",
-) -> Example:
+def take_over(*, voice: Voice, example: Example, content: dict[str, Any], said: Said) -> Example:
     """Keep what somebody decided elsewhere: the text as they left it, and the verdict on that very text."""
     if _checked_kind(content) != example.kind:
         raise DatasetError("An edit cannot turn an example into one of another kind; write a new example.")
@@ -84,8 +85,19 @@ def take_over(
     assert locked.text is not None
     if locked.text.content != content:
         _add_text(locked, content, voice, locked.text.number + 1)
-    _move(locked, verdict, voice, reason, quality=quality, comment=comment)
+    _move(locked, said.verdict, voice, said.reason, quality=said.quality, comment=said.comment)
     return locked
+
+
+def is_known(example: Example, voice: Voice, said: Said) -> bool:
+    """Whether the last decision on an example's present text is this one, word for word, by this person."""
+    last = example.decisions.first()
+    return last is not None and (
+        last.text_id, last.verdict, last.reason, last.quality, last.comment, last.by_id, last.by_name,
+    ) == (
+        example.text_id, said.verdict, said.reason, said.quality, said.comment,
+        voice.user.pk if voice.user else None, "" if voice.user else voice.name,
+    )  # fmt: skip
 
 
 @transaction.atomic

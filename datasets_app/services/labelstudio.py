@@ -1,14 +1,18 @@
 """What people do with review in Label Studio: send examples, bring decisions back, decide conflicts, part again."""
 
+import contextlib
 import hashlib
 import json
 import secrets
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import Count, Q
+from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 from django_q.tasks import async_task
 
@@ -17,6 +21,7 @@ from datasets_app.models import (
     Conflict,
     Dataset,
     Decision,
+    Example,
     ImportBatch,
     LabelStudioImport,
     LabelStudioLink,
@@ -28,14 +33,23 @@ from datasets_app.models import (
 )
 from datasets_app.services import examples
 from datasets_app.services.datasets import DatasetError
-from datasets_app.services.examples import Voice
+from datasets_app.services.examples import Said, Voice
 from finetune_site.jobs import services as jobs
 from finetune_site.jobs.models import FINISHED, Job, JobState
-from finetune_site.lib.sealing import seal
+from finetune_site.lib.sealing import UnsealError, seal
 from finetune_site.projects.services import audit
 
 SYNC = "datasets.label_studio_sync"
 PLACE = "Label Studio"
+SECRET_HEADER = "X-Finetune-Site-Secret"  # noqa: S105  the header's name
+
+
+@dataclass(frozen=True)
+class SyncRound:
+    """What one round of a sync does beside reading what changed."""
+
+    looks_whole: bool
+    restores_config: bool
 
 
 def test_connection(server: LabelStudioServer) -> None:
@@ -50,9 +64,8 @@ def start_sending(
     """Send the examples of a filter, in the background; the first time links the dataset to the server."""
     link = LabelStudioLink.objects.select_for_update().filter(dataset=dataset).first()
     if link is None:
-        secret = seal(secrets.token_urlsafe(32), settings.SECRET_KEY)
         link = LabelStudioLink.objects.create(
-            dataset=dataset, server=server, created_by=actor, sealed_hook_secret=secret
+            dataset=dataset, server=server, created_by=actor, sealed_hook_secret=_new_secret()
         )
     if link.server_id != server.pk:
         raise DatasetError(f"The dataset is reviewed in {link.server} already. Part from it first, then send it here.")
@@ -93,11 +106,27 @@ def hint(link: LabelStudioLink, *, looks_whole: bool = False) -> None:
 
 def sync_all() -> int:
     """The schedule: look at every linked dataset. Once an hour everything is compared, which finds what is gone."""
-    links = LabelStudioLink.objects.filter(projects__remote_id__isnull=False).distinct()
+    has_something = Q(projects__remote_id__isnull=False) | Q(sendings__waits=True)
+    links = LabelStudioLink.objects.filter(has_something).distinct()
     is_whole = timezone.now().minute < settings.LABEL_STUDIO_MINUTES
     for link in links:
-        hint(link, looks_whole=is_whole)
+        with contextlib.suppress(LabelStudioLink.DoesNotExist):  # parted from at this very moment
+            hint(link, looks_whole=is_whole)
     return len(links)
+
+
+@transaction.atomic
+def begin_round(link: LabelStudioLink) -> SyncRound:
+    """Take what was wished for; hints that come from now on ask for another round."""
+    locked = LabelStudioLink.objects.select_for_update().get(pk=link.pk)
+    LabelStudioLink.objects.filter(pk=link.pk).update(is_hinted=False, looks_whole=False, restores_config=False)
+    return SyncRound(locked.looks_whole, locked.restores_config)
+
+
+def put_back(link: LabelStudioLink, round_: SyncRound) -> None:
+    """The round came to nothing, as Label Studio was away: the next one does what it was to do."""
+    wishes = {"looks_whole": round_.looks_whole, "restores_config": round_.restores_config}
+    LabelStudioLink.objects.filter(pk=link.pk).update(**{name: True for name, wished in wishes.items() if wished})
 
 
 @transaction.atomic
@@ -108,6 +137,28 @@ def end_sync(link: LabelStudioLink) -> bool:
         return False
     LabelStudioLink.objects.filter(pk=link.pk).update(sync_job=None)
     return True
+
+
+def take_turn(link: LabelStudioLink, job: Job) -> bool:
+    """Whether it is this job's turn to send; only one job of a link sends at a time, the others wait."""
+    locked = LabelStudioLink.objects.select_for_update().get(pk=link.pk)
+    holder = locked.sending_job
+    if holder and holder.pk != job.pk and holder.state == JobState.RUNNING:
+        return False
+    LabelStudioLink.objects.filter(pk=link.pk).update(sending_job=job)
+    return True
+
+
+def note_sent(sending: LabelStudioSending, counts: Mapping[str, int], until: int) -> None:
+    """Examples up to that key were looked at: where the next attempt goes on."""
+    LabelStudioSending.objects.filter(pk=sending.pk).update(counts=dict(counts), sent_until=until, waits=False)
+
+
+def note_in_step(link: LabelStudioLink) -> None:
+    """Both sides hold the same as of now."""
+    LabelStudioLink.objects.filter(pk=link.pk).update(
+        state=LabelStudioLink.State.IN_STEP, problem="", synced_at=timezone.now()
+    )
 
 
 def note_trouble(server: LabelStudioServer, link: LabelStudioLink | None, problem: str, *, is_servers: bool) -> None:
@@ -133,11 +184,24 @@ def note_check(server: LabelStudioServer, *, problem: str = "", account: str = "
 
 
 def send_on(link: LabelStudioLink) -> None:
-    """Label Studio is there again: what could not be sent meanwhile is sent now."""
+    """Label Studio is there again: what could not be sent meanwhile is sent now, one sending after the other."""
     note_check(link.server)
-    for sending in link.sendings.filter(job__state=JobState.FAILED).exclude(job__error_code="input"):
-        assert sending.job is not None
+    if link.sendings.exclude(job=None).exclude(job__state__in=FINISHED).exists():
+        return
+    sending = link.sendings.filter(waits=True, job__state=JobState.FAILED).order_by("pk").first()
+    if sending is not None and sending.job is not None:
+        LabelStudioSending.objects.filter(pk=sending.pk).update(waits=False)
         jobs.requeue(actor=sending.created_by, job=sending.job)
+
+
+def readable_secret(link: LabelStudioLink) -> str:
+    """The secret of its webhooks; a new one where the site's key is another than when it was made."""
+    try:
+        return link.hook_secret
+    except UnsealError:
+        link.sealed_hook_secret = _new_secret()
+        link.save(update_fields=["sealed_hook_secret"])
+        return link.hook_secret
 
 
 @transaction.atomic
@@ -150,41 +214,50 @@ def restore_config(*, actor: User, link: LabelStudioLink) -> None:
 
 @transaction.atomic
 def begin_anew(*, actor: User, link: LabelStudioLink) -> None:
-    """Forget which tasks there were; what was decided stays. The next sending makes new projects."""
+    """Forget which tasks there were; what was decided stays. The next sending makes new projects: the former ones no
+    longer bear our mark, and their hooks find nothing.
+    """
+    if link.sendings.filter(job__state__in=(JobState.QUEUED, JobState.RUNNING)).exists():
+        raise DatasetError("Examples are being sent at this moment. Wait until that is done, then begin anew.")
     audit(link.dataset.project, actor, "began anew in Label Studio with", link.dataset)
     link.projects.all().delete()
-    LabelStudioLink.objects.filter(pk=link.pk).update(state=LabelStudioLink.State.IN_STEP, problem="")
+    LabelStudioLink.objects.filter(pk=link.pk).update(
+        state=LabelStudioLink.State.IN_STEP, problem="", hook_key=uuid.uuid4(), restores_config=False
+    )
 
 
 @transaction.atomic
 def part(*, actor: User, link: LabelStudioLink) -> None:
     """End the review there. What was decided stays here, the projects stay there; hooks of theirs find nothing."""
     audit(link.dataset.project, actor, "parted from Label Studio", link.dataset, before={"server": str(link.server)})
-    Job.objects.filter(label_studio_link=link, state=JobState.QUEUED).delete()
+    of_link = Q(label_studio_link=link) | Q(label_studio_sending__link=link)
+    Job.objects.filter(of_link, state=JobState.QUEUED).delete()
     link.delete()
 
 
 @transaction.atomic
-def resolve(*, actor: User, conflict: Conflict, kept: str) -> None:
-    """Decide a conflict: keep the portal's text and state, or take Label Studio's over."""
+def resolve(*, actor: User, conflict: Conflict, kept: str, text: str = "") -> None:
+    """Decide a conflict: keep the portal's text and state, or take Label Studio's over. `text` is the key of the
+    portal's text that was read: when it is another one by now, nothing is decided.
+    """
     if kept not in (Conflict.OURS, Conflict.THEIRS):
         raise DatasetError("Choose whose text counts.")
+    # The same order as a sync's: task, example, conflict.
+    task = LabelStudioTask.objects.select_for_update().get(pk=conflict.task_id)
+    example = Example.objects.select_for_update().get(pk=task.example_id)
+    if text and text != str(example.text_id):
+        raise DatasetError("Somebody has edited the portal's text meanwhile. Read both again, then decide.")
     moved = (
         Conflict.objects.open().filter(pk=conflict.pk).update(resolved_by=actor, resolved_at=timezone.now(), kept=kept)
     )
     if not moved:
         raise DatasetError("Somebody has decided this already.")
-    task = LabelStudioTask.objects.select_for_update().get(pk=conflict.task_id)
-    example = task.example
     if kept == Conflict.THEIRS:
         example = examples.take_over(
             voice=Voice(conflict.by, conflict.by_name, PLACE),
             example=example,
             content=conflict.content,
-            verdict=conflict.verdict,
-            reason=conflict.reason,
-            quality=conflict.quality,
-            comment=conflict.comment,
+            said=Said(conflict.verdict, conflict.reason, conflict.quality, conflict.comment),
         )
     task.text_id, task.known_state = example.text_id, example.state  # type: ignore[assignment]  # it has a text
     task.outcome = LabelStudioTask.Outcome.DECIDED
@@ -195,8 +268,7 @@ def resolve(*, actor: User, conflict: Conflict, kept: str) -> None:
 @transaction.atomic
 def start_import(*, actor: User, dataset: Dataset, server: LabelStudioServer) -> LabelStudioImport:
     """Begin to import a project of a server: which projects there are is asked in the background."""
-    if not server.allows_import:
-        raise DatasetError(f"Projects of {server} may not be imported. An operator can allow it in the administration.")
+    _check_allowed(server)
     made = LabelStudioImport.objects.create(dataset=dataset, server=server, created_by=actor)
     _look(actor, made)
     return made
@@ -205,6 +277,7 @@ def start_import(*, actor: User, dataset: Dataset, server: LabelStudioServer) ->
 @transaction.atomic
 def choose_project(*, actor: User, entry: LabelStudioImport, remote_id: int, layout: str) -> None:
     """Take one of the projects found, and look at its first tasks."""
+    _check_allowed(entry.server)
     title = next((found["title"] for found in entry.found if found["id"] == remote_id), None)
     if title is None or layout not in LAYOUTS:
         raise DatasetError("Choose one of the projects, and what its tasks hold.")
@@ -217,6 +290,7 @@ def choose_project(*, actor: User, entry: LabelStudioImport, remote_id: int, lay
 def import_project(*, actor: User, entry: LabelStudioImport, mapping: dict[str, str]) -> ImportBatch:
     """Read every task of the chosen project as an example; what cannot be used is listed with its task."""
     locked = LabelStudioImport.objects.select_for_update().get(pk=entry.pk)
+    _check_allowed(locked.server)
     if locked.batch_id is not None:
         raise DatasetError("This project is being imported already. Begin another import to have it again.")
     batch = ImportBatch.objects.create(
@@ -240,6 +314,11 @@ def import_project(*, actor: User, entry: LabelStudioImport, mapping: dict[str, 
     return batch
 
 
+def _check_allowed(server: LabelStudioServer) -> None:
+    if not server.allows_import:
+        raise DatasetError(f"Projects of {server} may not be imported. An operator can allow it in the administration.")
+
+
 def _look(actor: User, entry: LabelStudioImport) -> None:
     entry.job = jobs.enqueue(
         project=entry.dataset.project,
@@ -251,23 +330,52 @@ def _look(actor: User, entry: LabelStudioImport) -> None:
     entry.save(update_fields=["job"])
 
 
-def counts(dataset: Dataset) -> dict[str, Any]:
-    """How the review of a dataset stands: its examples by state, and the agreement of two or more annotators."""
-    states = dict(dataset.examples.order_by().values_list("state").annotate(count=Count("pk")))
-    tasks = LabelStudioTask.objects.filter(project__link__dataset=dataset).aggregate(
-        sent=Count("pk", filter=Q(remote_id__isnull=False)),
-        decided=Count("pk", filter=Q(outcome=LabelStudioTask.Outcome.DECIDED)),
-        conflicts=Count("pk", filter=Q(outcome=LabelStudioTask.Outcome.CONFLICT)),
-        doubly=Count("pk", filter=Q(agree__isnull=False)),
-        agreed=Count("pk", filter=Q(agree=True)),
+@dataclass(frozen=True)
+class ReviewCounts:
+    """How the review of a dataset stands: its examples by state, its tasks there, and how far annotators agree."""
+
+    approved: int = 0
+    rejected: int = 0
+    open: int = 0
+    sent: int = 0
+    decided: int = 0
+    conflicts: int = 0
+    doubly: int = 0
+    agreed: int = 0
+
+    @property
+    def agreement(self) -> float | None:
+        """The share of the tasks with two or more annotators in which all gave one verdict."""
+        return self.agreed / self.doubly if self.doubly else None
+
+
+def counts(datasets: Iterable[Dataset]) -> dict[int, ReviewCounts]:
+    """The counts of each dataset by its key, in two queries however many there are."""
+    keys, outcome = [dataset.pk for dataset in datasets], LabelStudioTask.Outcome
+    states = _sums(
+        Example.objects.filter(dataset__in=keys),
+        "dataset",
+        approved=Q(state=State.APPROVED),
+        rejected=Q(state=State.REJECTED),
+        open=Q(state=State.DRAFT),
     )
-    return {
-        "approved": states.get(State.APPROVED, 0),
-        "rejected": states.get(State.REJECTED, 0),
-        "open": states.get(State.DRAFT, 0),
-        **tasks,
-        "agreement": tasks["agreed"] / tasks["doubly"] if tasks["doubly"] else None,
-    }
+    tasks = _sums(
+        LabelStudioTask.objects.filter(example__dataset__in=keys),
+        "example__dataset",
+        sent=Q(remote_id__isnull=False),
+        decided=Q(outcome=outcome.DECIDED),
+        conflicts=Q(outcome=outcome.CONFLICT),
+        doubly=Q(agree__isnull=False),
+        agreed=Q(agree=True),
+    )
+    return {key: ReviewCounts(**states.get(key, {}), **tasks.get(key, {})) for key in keys}
+
+
+def _sums(rows: QuerySet[Any], key: str, **conditions: Q) -> dict[int, dict[str, int]]:
+    """Of each group of rows how many meet each condition."""
+    named = {f"{name}_count": Count("pk", condition) for name, condition in conditions.items()}
+    found = rows.order_by().values(key).annotate(**named)
+    return {row[key]: {name: row[f"{name}_count"] for name in conditions} for row in found}
 
 
 def projects_of(link: LabelStudioLink) -> list[LabelStudioProject]:
@@ -279,6 +387,10 @@ def people_unknown(dataset: Dataset) -> list[tuple[str, int]]:
     """Names of those who decided there and are nobody here, each with the number of decisions."""
     decisions = Decision.objects.filter(example__dataset=dataset, by=None, place=PLACE).exclude(by_name=PLACE)
     return list(decisions.order_by().values_list("by_name").annotate(count=Count("pk")).order_by("-count", "by_name"))
+
+
+def _new_secret() -> str:
+    return seal(secrets.token_urlsafe(32), settings.SECRET_KEY)
 
 
 def _forget_syncs(link: LabelStudioLink) -> None:

@@ -2,6 +2,7 @@
 
 import hmac
 import json
+from dataclasses import asdict
 from typing import Any
 
 from django.contrib import messages
@@ -18,12 +19,12 @@ from datasets_app.services import labelstudio as services
 from datasets_app.services.comparing import edits_of
 from datasets_app.services.datasets import DatasetError
 from finetune_site.jobs.services import JobError
+from finetune_site.lib.sealing import UnsealError
 from finetune_site.projects.access import SignedInRequest, get_project, has_role
 from finetune_site.projects.models import Role
 
 SHOWN = 20
 MAX_HOOK_BYTES = 64_000
-SECRET_META = "HTTP_X_FINETUNE_SITE_SECRET"  # noqa: S105  where Django puts the header
 
 
 @require_http_methods(["GET", "POST"])
@@ -74,7 +75,8 @@ def label_studio_act(request: SignedInRequest, pk: int, act: str) -> HttpRespons
 def conflict_resolve(request: SignedInRequest, pk: int) -> HttpResponse:
     conflict = access.get_conflict(request.user, pk, role=Role.REVIEWER)
     try:
-        services.resolve(actor=request.user, conflict=conflict, kept=request.POST.get("kept", ""))
+        kept, text = request.POST.get("kept", ""), request.POST.get("text_id", "")
+        services.resolve(actor=request.user, conflict=conflict, kept=kept, text=text)
     except DatasetError as error:
         messages.error(request, str(error))
     return redirect("label_studio", conflict.task.example.dataset_id)
@@ -85,9 +87,11 @@ def label_studio_list(request: SignedInRequest, project: int) -> HttpResponse:
     """The project's datasets that are reviewed there, with their counts; `?format=json` answers a program."""
     of = get_project(request.user, project)
     links = LabelStudioLink.objects.filter(dataset__project=of).select_related("dataset", "server").order_by("dataset")
+    links = links.prefetch_related("projects")
+    counts = services.counts([link.dataset for link in links])
     if request.GET.get("format") == "json":
-        return JsonResponse({"datasets": [_told(request, link) for link in links]})
-    rows = [{"link": link, "counts": services.counts(link.dataset)} for link in links]
+        return JsonResponse({"datasets": [_told(request, link, counts[link.dataset_id]) for link in links]})
+    rows = [{"link": link, "counts": counts[link.dataset_id]} for link in links]
     may_seal = has_role(request.user, of, Role.TRAINER)
     context = {"project": of, "section": "datasets", "rows": rows, "may_seal": may_seal}
     return render(request, "datasets/label_studio_list.html", context)
@@ -99,7 +103,7 @@ def label_studio_list(request: SignedInRequest, project: int) -> HttpResponse:
 def label_studio_hook(request: HttpRequest, key: str) -> HttpResponse:
     """A hint from Label Studio that something changed. Only its kind is read; the sync asks for the rest."""
     link = get_object_or_404(LabelStudioLink, hook_key=key)
-    if not hmac.compare_digest(request.META.get(SECRET_META, "").encode(), link.hook_secret.encode()):
+    if not _is_secret(link, request.headers.get(services.SECRET_HEADER, "")):
         return HttpResponse(status=403)
     services.hint(link, looks_whole=_action(request).endswith("_DELETED"))
     return HttpResponse(status=202)
@@ -107,6 +111,13 @@ def label_studio_hook(request: HttpRequest, key: str) -> HttpResponse:
 
 def _link(dataset: Dataset) -> LabelStudioLink:
     return get_object_or_404(LabelStudioLink.objects.select_related("server", "dataset__project"), dataset=dataset)
+
+
+def _is_secret(link: LabelStudioLink, told: str) -> bool:
+    try:
+        return hmac.compare_digest(told.encode(), link.hook_secret.encode())
+    except UnsealError:  # the site's key has changed: the next sync gives the hook a new secret
+        return False
 
 
 def _action(request: HttpRequest) -> str:
@@ -119,7 +130,7 @@ def _action(request: HttpRequest) -> str:
     return str(body.get("action", "")) if isinstance(body, dict) else ""
 
 
-def _told(request: SignedInRequest, link: LabelStudioLink) -> dict[str, Any]:
+def _told(request: SignedInRequest, link: LabelStudioLink, counts: services.ReviewCounts) -> dict[str, Any]:
     return {
         "dataset": link.dataset.name,
         "url": request.build_absolute_uri(link.dataset.get_absolute_url()),
@@ -127,8 +138,9 @@ def _told(request: SignedInRequest, link: LabelStudioLink) -> dict[str, Any]:
         "state": link.state,
         "problem": link.problem,
         "synced_at": link.synced_at,
-        "projects": [project.address for project in services.projects_of(link)],
-        **services.counts(link.dataset),
+        "projects": [link.server.link(there.path) for there in link.projects.all() if there.remote_id],
+        **asdict(counts),
+        "agreement": counts.agreement,
     }
 
 
@@ -141,7 +153,7 @@ def _context(request: SignedInRequest, dataset: Dataset) -> dict[str, object]:
     conflicts = (
         Conflict.objects.open()
         .filter(task__project__link__dataset=dataset)
-        .select_related("text", "by", "task__example__text", "task__project__link__server")
+        .select_related("by", "task__example__text", "task__project__link__server")
     )
     return {
         "dataset": dataset,
@@ -150,13 +162,20 @@ def _context(request: SignedInRequest, dataset: Dataset) -> dict[str, object]:
         "link": link,
         "servers": LabelStudioServer.objects.all(),
         "projects": services.projects_of(link) if link else [],
-        "counts": services.counts(dataset),
+        "counts": services.counts([dataset])[dataset.pk],
         "sending": link.sendings.select_related("job").first() if link else None,
         "troubled": troubled[:SHOWN],
         "troubled_count": troubled.count(),
         "unknown": services.people_unknown(dataset),
-        "conflicts": [{"row": row, "edits": edits_of(row.text.content, row.content)} for row in conflicts[:SHOWN]],
+        "conflicts": [{"row": row, "edits": _edits(row)} for row in conflicts[:SHOWN]],
         "conflict_count": conflicts.count(),
         "may_send": has_role(request.user, dataset.project, Role.TRAINER),
         "may_judge": has_role(request.user, dataset.project, Role.REVIEWER),
     }
+
+
+def _edits(conflict: Conflict) -> Any:
+    """The portal's text as it is now beside Label Studio's."""
+    text = conflict.task.example.text
+    assert text is not None
+    return edits_of(text.content, conflict.content)

@@ -4,6 +4,7 @@ import httpx
 import pytest
 from django.urls import reverse
 
+from datasets_app import sending
 from datasets_app.labelstudio import Client, LabelStudioError, Trouble
 from datasets_app.models import (
     Conflict,
@@ -222,8 +223,8 @@ def test_two_annotators_and_their_agreement(dataset, link, there):
         annotate(there, example, "approve")
         annotate(there, example, verdict, completed_by=other.id)
     sync(link)
-    counts = services.counts(dataset)
-    assert (counts["doubly"], counts["agreed"], counts["agreement"]) == (2, 1, 0.5)
+    counts = services.counts([dataset])[dataset.pk]
+    assert (counts.doubly, counts.agreed, counts.agreement) == (2, 1, 0.5)
     two.refresh_from_db()
     assert two.state == "rejected"  # the last word
 
@@ -292,6 +293,7 @@ def test_a_lost_answer_makes_no_second_task(dataset, server, trainer, there, mon
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_worker_that_dies_around_a_push_leaves_nothing_double(moment, dataset, server, trainer, there, monkeypatch):
     import_tasks = Client.import_tasks
+    monkeypatch.setattr(sending, "SETTLE_SECONDS", (0.5, 1))
 
     def die(self, project, rows):
         if moment == "after":

@@ -15,6 +15,9 @@ PASSWORD_VARIABLE = "LABEL_STUDIO_PASSWORD"  # noqa: S105  the variable's name: 
 WAIT_SECONDS = 300
 
 
+_TOLD = ("name", "url", "email", "browser_url", "portal_url", "hook_url", "allows_import")
+
+
 class Command(BaseCommand):
     help = f"Register a Label Studio; the password of its account is read from {PASSWORD_VARIABLE}."
 
@@ -23,7 +26,8 @@ class Command(BaseCommand):
         parser.add_argument("--name", default="Label Studio")
         parser.add_argument("--email", default=EMAIL)
         parser.add_argument("--browser-url", default="", help="where browsers reach it, if elsewhere")
-        parser.add_argument("--portal-url", default="", help="where it reaches this site")
+        parser.add_argument("--portal-url", default="", help="where people reach this site")
+        parser.add_argument("--hook-url", default="", help="where it reaches this site itself, if elsewhere")
         parser.add_argument(
             "--allows-import", action="store_true", help="trainers may read any project that the account there sees"
         )
@@ -32,7 +36,7 @@ class Command(BaseCommand):
         password = os.environ.get(PASSWORD_VARIABLE)
         if not password:
             raise CommandError(f"Set {PASSWORD_VARIABLE} to the password of {options['email']} there.")
-        told = {name: options[name] for name in ("name", "url", "email", "browser_url", "portal_url", "allows_import")}
+        told = {name: options[name] for name in _TOLD}
         deadline = time.monotonic() + WAIT_SECONDS
         while True:
             try:
