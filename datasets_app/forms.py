@@ -189,6 +189,8 @@ class LabelStudioServerForm(forms.ModelForm):
 
     def clean_token(self) -> str:
         token = str(self.cleaned_data["token"]).strip()
+        if not token.isascii():
+            raise forms.ValidationError("The token holds letters that no token has. Copy it again.")
         if problem := token_problem(token) if token else "":
             raise forms.ValidationError(problem)
         if not token and not self.instance.sealed_token:
@@ -250,7 +252,10 @@ class LabelStudioProjectForm(StyledMixin, forms.Form):
         super().__init__(*args, **kwargs)
         chooser = self.fields["remote_id"]
         assert isinstance(chooser, forms.TypedChoiceField)
-        chooser.choices = [(found["id"], f"{found['title']} ({found['tasks']} tasks)") for found in entry.found]
+        chooser.choices = [
+            (found["id"], f"{found['title']} ({found['tasks']} task{'' if found['tasks'] == 1 else 's'})")
+            for found in entry.found
+        ]
 
 
 class LabelStudioMappingForm(forms.Form):

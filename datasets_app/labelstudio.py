@@ -310,6 +310,8 @@ class Client:
             return LabelStudioError(Trouble.TOKEN, _token_sentence(detail))
         if status == 403:
             return LabelStudioError(Trouble.REFUSED, f"Label Studio does not allow this: {detail or 'no reason given'}")
+        if status == 200:  # an answer that is not what was asked for
+            return LabelStudioError(Trouble.ADDRESS, self._not_label_studio())
         if status == 404 and isinstance(body, dict):
             return LabelStudioError(Trouble.GONE, "Label Studio does not have it any more.")
         if status == 404:
@@ -329,27 +331,24 @@ class Client:
 
     def _unreachable(self, error: Exception) -> str:
         reason = "does not answer in time" if isinstance(error, httpx.TimeoutException) else "cannot be reached"
-        return (
-            f"Label Studio at {self._url} {reason}. See that it runs and that this machine reaches the address; what "
-            "is to do then goes on by itself."
-        )
+        return f"Label Studio at {self._url} {reason}. See that it runs and that this machine reaches the address."
 
     def _not_label_studio(self) -> str:
         return f"What answers at {self._url} is not Label Studio. Check the address, with its path if it has one."
 
 
 def _token_sentence(detail: str) -> str:
-    where = "in Label Studio under Account & Settings"
+    made = "An operator makes a new one in Label Studio under Account & Settings and enters it in the administration."
     if "legacy token authentication has been disabled" in detail:
         return (
-            f"The organisation in Label Studio does not allow legacy tokens. Make a personal access token {where}, or "
-            "allow legacy tokens under Organization, Access Token Settings."
+            "The organisation in Label Studio does not allow legacy tokens. An operator makes a personal access token "
+            "there under Account & Settings, or allows legacy tokens under Organization, Access Token Settings."
         )
     if "blacklisted" in detail:
-        return f"The token was revoked. Make a new one {where}, and enter it here."
+        return f"The token was revoked. {made}"
     if "expired" in detail:
-        return f"The token has expired. Make a new one {where}, and enter it here."
-    return f"Label Studio does not know the token. Copy it whole, or make a new one {where}."
+        return f"The token has expired. {made}"
+    return f"Label Studio does not know the token. Was it copied whole? {made}"
 
 
 def _claims(token: str) -> dict[str, Any] | None:

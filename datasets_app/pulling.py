@@ -115,7 +115,9 @@ def _decide(task: LabelStudioTask, annotation: Annotation, reading: labelling.Re
     is_ours_changed = example.text_id != task.text_id or example.state != task.known_state
     # They had the task open while we put another text into it: what they sent speaks of the text before.
     is_stale = bool(task.text_sent_at and annotation.opened_at and annotation.opened_at < task.text_sent_at)
-    if (is_ours_changed or is_stale) and not is_same:
+    # What both hold alike is no conflict, nor is a verdict where here none has fallen.
+    agrees = example.text.content == reading.content and State.DRAFT in (example.state, state)
+    if (is_ours_changed or is_stale) and not (is_same or agrees):
         task.outcome = Outcome.CONFLICT
         _keep_conflict(task, example, reading, voice)
         return

@@ -66,10 +66,11 @@ def send(handle: Handle, sending: LabelStudioSending, client: Client) -> None:
 
 def check_project(client: Client, project: LabelStudioProject) -> None:
     """`Paused` when the project is gone there, is another one, or its config is another than we sent."""
-    if labelling.fingerprint(existing(client, project).config) != project.config:
+    remote = existing(client, project)
+    if labelling.fingerprint(remote.config) != project.config:
         raise Paused(
-            "The labelling config was changed in Label Studio, so answers may no longer fit. Put it back as it was; "
-            "annotations stay."
+            f"The labelling config was changed in Label Studio, in the project “{remote.title}”, so answers may no "
+            "longer fit. Put it back as it was; annotations stay."
         )
 
 
@@ -97,15 +98,15 @@ def is_ours(remote: RemoteProject) -> bool:
 
 
 def tell_decided(handle: Handle, client: Client, link: LabelStudioLink) -> int:
-    """Show in the tasks what was decided here meanwhile: in open ones so that nobody judges twice, in decided ones so
-    that nobody takes what they show for what counts. Returns in how many."""
+    """Show in the tasks what was edited and decided here meanwhile: in open ones so that nobody judges twice or what
+    is gone, in decided ones so that nobody takes what they show for what counts. Returns in how many."""
     tasks = LabelStudioTask.objects.filter(project__link=link).exclude(remote_id=None).select_related(*_SHOWN)
     has_moved = ~Q(text=F("example__text")) | ~Q(known_state=F("example__state")) | ~Q(told_state="")
-    is_open = Q(outcome__in=(Outcome.OPEN, Outcome.SKIPPED)) & (~Q(example__state=State.DRAFT) | ~Q(told_state=""))
+    is_open = Q(outcome__in=(Outcome.OPEN, Outcome.SKIPPED)) & (has_moved | ~Q(example__state=State.DRAFT))
     is_decided = Q(outcome=Outcome.DECIDED) & (has_moved | Q(conflicts__kept=Conflict.OURS))
     count = 0
     for task in tasks.filter(is_open | is_decided).distinct().iterator(chunk_size=200):
-        if task.outcome != Outcome.DECIDED and task.told_state != _told_state(task.example):
+        if task.outcome != Outcome.DECIDED and _is_behind(task):
             handle.check()
             count += _refresh(handle, client, task)
         elif task.outcome == Outcome.DECIDED and task.told_state != (told := _told_since(task)):
@@ -127,12 +128,16 @@ def _send_part(handle: Handle, client: Client, link: LabelStudioLink, keys: list
             continue
         task.example = example
         is_open = task.outcome in (Outcome.OPEN, Outcome.SKIPPED)
-        differs = task.text_id != example.text_id or task.told_state != _told_state(example)
-        count["updated" if is_open and differs and _refresh(handle, client, task) else "left"] += 1
+        count["updated" if is_open and _is_behind(task) and _refresh(handle, client, task) else "left"] += 1
     for name, members in groupby(sorted(fresh, key=_layout_name), key=_layout_name):
         project = _ensure_project(handle, client, link, labelling.LAYOUTS[name])
         count["sent"] += _send_fresh(handle, client, project, list(members), known)
     return count
+
+
+def _is_behind(task: LabelStudioTask) -> bool:
+    """Whether the task shows another text or state than the example has by now."""
+    return task.text_id != task.example.text_id or task.told_state != _told_state(task.example)
 
 
 def _has_outgrown(task: LabelStudioTask, example: Example) -> bool:

@@ -36,6 +36,11 @@ urlpatterns = [
         labelstudio_import.label_studio_import_start,
         name="label_studio_import_start",
     ),
+    path(
+        "label-studio/imports/<int:pk>/look",
+        labelstudio_import.label_studio_import_look,
+        name="label_studio_import_look",
+    ),
     path("label-studio/imports/<int:pk>/", labelstudio_import.label_studio_import, name="label_studio_import"),
     path(
         "label-studio/imports/<int:pk>/body",

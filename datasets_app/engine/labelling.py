@@ -59,7 +59,7 @@ SINGLE = Layout(
 TURNS = Layout(
     "turns",
     "conversations of several turns",
-    (Field("conversation", "Conversation: each turn begins with a line ### user or ### assistant", 18),),
+    (Field("conversation", "Conversation: turns begin with a line ### user or ### assistant; ### system first", 18),),
 )
 PREFERENCE = Layout(
     "preference",

@@ -107,6 +107,16 @@ def withdraw(*, voice: Voice, example: Example, reason: str) -> None:
 
 
 @transaction.atomic
+def remark(*, actor: User, example: Example, reason: str) -> None:
+    """Keep in an example's history what a person decided that moved neither its text nor its state."""
+    locked = Example.objects.select_for_update().get(pk=example.pk)
+    assert locked.text_id is not None
+    Decision.objects.create(
+        example=locked, text_id=locked.text_id, before=locked.state, verdict=locked.state, by=actor, reason=reason[:300]
+    )
+
+
+@transaction.atomic
 def undo(*, actor: User, dataset: Dataset) -> Example | None:
     """Take back the person's last decision in a dataset that still stands; None when there is none."""
     last = (

@@ -68,7 +68,7 @@ def start_sending(
             dataset=dataset, server=server, created_by=actor, sealed_hook_secret=_new_secret()
         )
     if link.server_id != server.pk:
-        raise DatasetError(f"The dataset is reviewed in {link.server} already. Part from it first, then send it here.")
+        raise DatasetError(f"The dataset is reviewed in {link.server} already. Disconnect it there, then send it here.")
     if link.sendings.exclude(job=None).exclude(job__state__in=FINISHED).exists():
         raise DatasetError("Examples of this dataset are being sent already. Wait until that is done.")
     sending = LabelStudioSending.objects.create(link=link, chosen=chosen, created_by=actor)
@@ -191,7 +191,7 @@ def send_on(link: LabelStudioLink) -> None:
     sending = link.sendings.filter(waits=True, job__state=JobState.FAILED).order_by("pk").first()
     if sending is not None and sending.job is not None:
         LabelStudioSending.objects.filter(pk=sending.pk).update(waits=False)
-        jobs.requeue(actor=sending.created_by, job=sending.job)
+        jobs.requeue(actor=None, job=sending.job)
 
 
 def readable_secret(link: LabelStudioLink) -> str:
@@ -259,10 +259,16 @@ def resolve(*, actor: User, conflict: Conflict, kept: str, text: str = "") -> No
             content=conflict.content,
             said=Said(conflict.verdict, conflict.reason, conflict.quality, conflict.comment),
         )
+    told = {Conflict.OURS: "the portal's kept", Conflict.THEIRS: "Label Studio's taken"}[kept]
+    examples.remark(actor=actor, example=example, reason=f"conflict with {_person(conflict)} decided: {told}")
     task.text_id, task.known_state = example.text_id, example.state  # type: ignore[assignment]  # it has a text
     task.outcome = LabelStudioTask.Outcome.DECIDED
     task.save(update_fields=["text", "known_state", "outcome"])
     audit(example.dataset.project, actor, "decided the conflict over", example, after={"kept": kept})
+
+
+def _person(conflict: Conflict) -> str:
+    return str(conflict.by or conflict.by_name)
 
 
 @transaction.atomic
@@ -284,6 +290,14 @@ def choose_project(*, actor: User, entry: LabelStudioImport, remote_id: int, lay
     entry.remote_id, entry.title, entry.layout, entry.first_tasks = remote_id, title[:120], layout, []
     entry.save(update_fields=["remote_id", "title", "layout", "first_tasks"])
     _look(actor, entry)
+
+
+@transaction.atomic
+def look_again(*, actor: User, entry: LabelStudioImport) -> None:
+    """Ask the server once more, after it could not be reached."""
+    _check_allowed(entry.server)
+    if entry.job is None or entry.job.is_finished:
+        _look(actor, entry)
 
 
 @transaction.atomic
@@ -362,7 +376,7 @@ def counts(datasets: Iterable[Dataset]) -> dict[int, ReviewCounts]:
     tasks = _sums(
         LabelStudioTask.objects.filter(example__dataset__in=keys),
         "example__dataset",
-        sent=Q(remote_id__isnull=False),
+        sent=Q(remote_id__isnull=False) & ~Q(outcome=outcome.GONE),
         decided=Q(outcome=outcome.DECIDED),
         conflicts=Q(outcome=outcome.CONFLICT),
         doubly=Q(agree__isnull=False),

@@ -65,7 +65,7 @@ def label_studio_act(request: SignedInRequest, pk: int, act: str) -> HttpRespons
             messages.success(request, "Begun anew: what was decided is kept. Send examples to make a project there.")
         else:
             services.part(actor=request.user, link=link)
-            messages.success(request, "Parted from Label Studio. What was decided there stays here.")
+            messages.success(request, "Disconnected from Label Studio. What was decided there stays here.")
     except (DatasetError, JobError) as error:
         messages.error(request, str(error))
     return redirect("label_studio", pk)

@@ -67,6 +67,17 @@ def label_studio_import_choose(request: SignedInRequest, pk: int) -> HttpRespons
     return redirect(entry)
 
 
+@require_POST
+def label_studio_import_look(request: SignedInRequest, pk: int) -> HttpResponse:
+    """Ask the server once more."""
+    entry = access.get_label_studio_import(request.user, pk)
+    try:
+        services.look_again(actor=request.user, entry=entry)
+    except DatasetError as error:
+        messages.error(request, str(error))
+    return redirect(entry)
+
+
 def _preview(entry: LabelStudioImport, mapping: dict[str, str]) -> list[Row | RowError]:
     layout = LAYOUTS[entry.layout]
     return [to_row(layout, mapping, texts, number) for number, texts in enumerate(entry.first_tasks, start=1)]

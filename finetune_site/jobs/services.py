@@ -92,8 +92,9 @@ def cancel(*, actor: User, job: Job) -> None:
 
 
 @transaction.atomic
-def requeue(*, actor: User, job: Job) -> None:
-    """Queue an ended job again, with all its attempts; it goes on from what its last attempt kept."""
+def requeue(*, actor: User | None, job: Job) -> None:
+    """Queue an ended job again, with all its attempts; it goes on from what its last attempt kept. Without an actor it
+    is the site that does so."""
     moved = Job.objects.filter(pk=job.pk, state__in=FINISHED).exclude(state=JobState.SUCCEEDED).update(
         state=JobState.QUEUED, attempt=0, cancel_requested=False, error_code="", error_text="",
         message="", not_before=None, finished_at=None,

@@ -328,7 +328,55 @@ def test_a_zero_character_and_a_long_name_stop_nothing(dataset, link, there):
     assert len(first.decider) == 200 and dataset.examples.filter(state="approved").count() == 2
 
 
+def test_what_is_edited_here_is_brought_up_to_date_there_by_the_next_sync(dataset, link, there, reviewer):
+    first = dataset.examples.first()
+    examples.edit_example(actor=reviewer, example=first, content=turns("What is 0?", "Edited here."))
+    sync(link)
+    assert is_there(there, first)["output"] == "Edited here."
+    annotate(there, first, "approve")
+    sync(link)
+    first.refresh_from_db()
+    assert first.state == "approved" and not Conflict.objects.exists()
+
+
+def test_the_same_edit_on_both_sides_is_no_conflict(dataset, link, there, reviewer):
+    first = dataset.examples.first()
+    examples.edit_example(actor=reviewer, example=first, content=turns("What is 0?", "The same."))
+    annotate(there, first, "approve", output="The same.")
+    sync(link)
+    first.refresh_from_db()
+    assert (first.state, first.texts.count()) == ("approved", 2) and not Conflict.objects.exists()
+
+
+def test_who_decided_a_conflict_stands_in_the_history(dataset, link, there, reviewer, client_of):
+    first, second = dataset.examples.all()[:2]
+    for example, kept in ((first, "ours"), (second, "theirs")):
+        examples.edit_example(actor=reviewer, example=example, content=turns("What?", "Ours."))
+        annotate(there, example, "approve", output="Theirs.")
+        sync(link)
+        services.resolve(actor=reviewer, conflict=Conflict.objects.open().get(), kept=kept)
+        page = client_of(reviewer).get(example.get_absolute_url()).content.decode()
+        told = {"ours": "the portal&#x27;s kept", "theirs": "Label Studio&#x27;s taken"}[kept]
+        assert f"conflict with portal@example.org decided: {told}" in page
+
+
 # --- the rest ---
+
+
+def test_an_import_that_met_nobody_can_be_tried_again(dataset, server, trainer, client_of):
+    url, server.url = server.url, "http://127.0.0.1:9"
+    server.save()
+    made = services.start_import(actor=trainer, dataset=dataset, server=server)
+    for _ in range(2):
+        run_all()
+        Job.objects.update(not_before=None)
+    client = client_of(trainer)
+    assert "Try again" in client.get(made.get_absolute_url()).content.decode()
+    LabelStudioServer.objects.update(url=url)
+    client.post(reverse("label_studio_import_look", args=[made.pk]))
+    run_all()
+    made.refresh_from_db()
+    assert made.job.state in ("succeeded", "failed") and "cannot be reached" not in made.job.error_text
 
 
 def test_another_site_key_asks_for_the_token_and_renews_the_secret(

@@ -359,6 +359,7 @@ def test_the_server_stopped_and_started_again(dataset, link, away, there, traine
         assert LabelStudioServer.objects.get().state == "failing"
         page = client_of(trainer).get(reverse("label_studio", args=[dataset.pk])).content.decode()
         assert "cannot be reached. See that it runs and that this machine reaches the address" in page
+        assert "It goes on by itself when Label Studio answers again." in page
         examples.edit_example(actor=trainer, example=second, content=turns("What is 1?", "Edited meanwhile."))
         services.start_sending(actor=trainer, dataset=dataset, server=link.server, chosen={})
         for _ in range(5):  # its attempts
@@ -380,7 +381,7 @@ def test_the_token_revoked_and_a_new_one_entered(dataset, link, server, there, t
     annotate(there, dataset.examples.first(), "approve")
     tokens.append(mint_token(server.url, PASSWORD))  # revokes the one before
     link = sync(link)
-    sentence = "The token was revoked. Make a new one in Label Studio under Account &amp; Settings"
+    sentence = "The token was revoked. An operator makes a new one in Label Studio under Account &amp; Settings"
     assert link.state == "waiting"
     client = client_of(operator)
     for url in (reverse("label_studio", args=[dataset.pk]), reverse("admin:datasets_app_labelstudioserver_changelist")):

@@ -88,6 +88,7 @@ TABLE: dict[str, Row] = {
     "label_studio_import_start": Row(TRAINER, "post", of="dataset"),
     "label_studio_import": Row(TRAINER, of="import"),
     "label_studio_import_body": Row(TRAINER, of="import"),
+    "label_studio_import_look": Row(TRAINER, "post", of="import"),
     "label_studio_import_choose": Row(TRAINER, "post", of="import"),
     "conflict_resolve": Row(REVIEWER, "post", of="conflict"),
     "generation": Row(VIEWER, of="generation"),
