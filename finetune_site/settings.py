@@ -5,6 +5,7 @@ A value that cannot work is refused here, at start, with a sentence.
 
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
@@ -224,6 +225,10 @@ ENGINE_THREADS = _number("FINETUNE_ENGINE_THREADS", 0)
 RAY_ADDRESS = os.environ.get("FINETUNE_RAY_ADDRESS", "").strip()
 # Task files of lm-eval that people may choose beside the known ones. They may hold code: the operator's alone.
 LM_EVAL_TASKS = os.environ.get("FINETUNE_LM_EVAL_TASKS", "").strip()
+# A llama.cpp tree of the operator's: its converter instead of the package's, and its quantiser for K-quants.
+LLAMA_CPP_DIR = os.environ.get("FINETUNE_LLAMA_CPP_DIR", "").strip()
+QUANTISERS = [Path(LLAMA_CPP_DIR) / name for name in ("llama-quantize", "build/bin/llama-quantize") if LLAMA_CPP_DIR]
+CAN_QUANTISE = bool(shutil.which("llama-quantize")) or any(path.exists() for path in QUANTISERS)
 # Folders below which operators may register base models.
 MODEL_FOLDERS = [part for part in os.environ.get("FINETUNE_MODEL_FOLDERS", "").split(":") if part]
 # Checkpoints of runs that ended well are deleted after so many days; 0: people clean up themselves.

@@ -5,7 +5,18 @@ from django.shortcuts import get_object_or_404
 
 from finetune_site.projects.access import require_role
 from finetune_site.projects.models import Role
-from training_app.models import Benchmark, ChatTurn, Evaluation, EvaluationRow, Judgement, Run, Sweep
+from training_app.models import (
+    Benchmark,
+    ChatTurn,
+    Evaluation,
+    EvaluationRow,
+    Export,
+    Judgement,
+    Publication,
+    PublishedModel,
+    Run,
+    Sweep,
+)
 
 
 def get_run(user: User, pk: int, *, role: Role = Role.VIEWER) -> Run:
@@ -53,3 +64,21 @@ def get_judgement(user: User, pk: int) -> Judgement:
 def get_benchmark(user: User, pk: int) -> Benchmark:
     benchmarks = Benchmark.objects.visible_to(user).select_related("run__project", "job", "created_by")
     return get_object_or_404(benchmarks, pk=pk)
+
+
+def get_export(user: User, pk: int) -> Export:
+    return get_object_or_404(Export.objects.visible_to(user).select_related("run__project"), pk=pk)
+
+
+def get_publication(user: User, pk: int, *, role: Role = Role.VIEWER) -> Publication:
+    found = Publication.objects.visible_to(user).select_related(
+        "model__project", "model__server", "model__current", "run__base", "run__version", "job", "created_by"
+    )
+    publication = get_object_or_404(found, pk=pk)
+    require_role(user, publication.model.project, role)
+    return publication
+
+
+def get_published_model(user: User, pk: int) -> PublishedModel:
+    models = PublishedModel.objects.visible_to(user).select_related("project", "server", "current__run", "switch_job")
+    return get_object_or_404(models, pk=pk)

@@ -5,7 +5,7 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 
-from training_app.models import BaseModel, Benchmark, Evaluation, Judgement, Rubric, Run
+from training_app.models import BaseModel, Benchmark, Evaluation, Judgement, Publication, PublishedModel, Rubric, Run
 
 
 @admin.register(BaseModel)
@@ -61,3 +61,19 @@ class BenchmarkAdmin(RunAdmin):
     list_filter = []
     search_fields = ["run__name"]
     list_select_related = ["run", "created_by"]
+
+
+@admin.register(PublishedModel)
+class PublishedModelAdmin(RunAdmin):
+    list_display = ["name", "server", "project", "current", "created_by", "created_at"]
+    list_filter = ["server", "project"]
+    search_fields = ["name", "project__name"]
+    list_select_related = ["server", "project", "current__model", "created_by"]
+
+
+@admin.register(Publication)
+class PublicationAdmin(RunAdmin):
+    list_display = ["__str__", "run", "format", "outcome", "digest", "created_by", "created_at"]
+    list_filter = ["outcome", "format"]
+    search_fields = ["model__name", "run__name"]
+    list_select_related = ["model", "run", "created_by"]

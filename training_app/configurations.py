@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from training_app.engine.spec import METHODS, OBJECTIVES, PRESETS
-from training_app.forms import ASKED, HIDDEN, KNOBS
+from training_app.forms.runs import ASKED, HIDDEN, KNOBS
 from training_app.models import Run
 
 MAX_BYTES = 64_000

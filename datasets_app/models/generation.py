@@ -29,6 +29,9 @@ class ModelServer(models.Model):
     )
     offered = models.TextField(help_text="The models people may choose, one a line")
     context_window = models.PositiveIntegerField(default=4096, help_text="Tokens; set on every call")
+    takes_models = models.BooleanField(
+        "takes models", default=False, help_text="Trainers of every project may publish models to it (Ollama only)"
+    )
 
     class Meta:
         ordering = ["name"]

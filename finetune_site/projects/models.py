@@ -40,6 +40,7 @@ class ProjectQuerySet(models.QuerySet["Project"]):
 class Project(models.Model):
     name = models.CharField(max_length=120)
     description = models.TextField(blank=True)
+    is_desk = models.BooleanField(default=False, editable=False, help_text="Where the operators' own jobs belong")
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
 
@@ -47,6 +48,9 @@ class Project(models.Model):
 
     class Meta:
         ordering = ["name"]
+        constraints = [
+            models.UniqueConstraint(fields=["is_desk"], condition=models.Q(is_desk=True), name="one_operators_desk")
+        ]
 
     def __str__(self) -> str:
         return self.name

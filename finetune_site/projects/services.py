@@ -38,6 +38,12 @@ def create_project(*, actor: User, name: str, description: str = "") -> Project:
     return project
 
 
+def operators_desk(*, actor: User) -> Project:
+    """The project without members that the operators' own jobs belong to."""
+    desk, _ = Project.objects.get_or_create(is_desk=True, defaults={"name": "Operators' desk", "created_by": actor})
+    return desk
+
+
 @transaction.atomic
 def edit_project(*, actor: User, project: Project, name: str, description: str) -> None:
     before = {"name": project.name, "description": project.description}

@@ -20,7 +20,7 @@ from finetune_site.projects.models import Membership, Project, Role
 @require_GET
 def home(request: SignedInRequest) -> HttpResponse:
     """The projects one is in."""
-    projects = Project.objects.visible_to(request.user).prefetch_related("memberships__user")
+    projects = Project.objects.visible_to(request.user).filter(is_desk=False).prefetch_related("memberships__user")
     return render(request, "projects/home.html", {"projects": projects, "section": "projects"})
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.engine.tiny import make_tokenizer
+from tests.go_template import render_go
+from training_app.engine.go_template import derive
 from training_app.engine.rows import Row
 from training_app.engine.template import render, tokenize_row
 
@@ -111,3 +113,20 @@ def test_what_is_asked_is_what_was_trained(family, tokenizer):
     row = tokenize_row(tokenizer, Row(1, "train", TALK[:2], ""), 512)
     asked = tokenizer(render(tokenizer, TALK[:1], ask=True), add_special_tokens=False)["input_ids"]
     assert row.ids[: row.trained.index(True)] == asked
+
+
+def test_a_server_that_wants_gos_language_gets_the_same_template(family, tokenizer):
+    """Its Go twin writes every conversation alike, but for the token before all texts, which the server puts there."""
+    twin = derive(tokenizer)
+    for talk in ([TALK[0]], TALK[:3], [SYSTEM, TALK[0]], [SYSTEM, *TALK[:3]], [*TALK, TALK[0]]):
+        system = "\n\n".join(message["content"] for message in talk if message["role"] == "system")
+        named = [{"Role": message["role"], "Content": message["content"]} for message in talk]
+        written = render(tokenizer, talk, ask=True)
+        said = render_go(twin, {"System": system, "Messages": named})
+        assert said in (written, written.removeprefix(str(tokenizer.bos_token)))
+
+
+def test_a_template_that_cannot_be_taken_apart_has_no_twin():
+    lengths = "{% for m in messages %}{{ m['content'] | length }}<|im_end|>{% endfor %}"
+    assert derive(make_tokenizer(chat_template=lengths)) == ""
+    assert derive(make_tokenizer(chat_template="{{ raise_exception('no') }}")) == ""

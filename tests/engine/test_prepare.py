@@ -92,9 +92,9 @@ def _llama_cpp_tokens(xllamacpp, lines: list[str]) -> list[list[int]]:
     found = []
     for line in lines:
         body = json.dumps({"content": line, "add_special": False}).encode()
-        request = urllib.request.Request(  # noqa: S310
+        request = urllib.request.Request(
             server.listening_address + "/tokenize", body, {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=30) as answer:
             found.append(json.load(answer)["tokens"])
     return found

@@ -24,7 +24,7 @@ from finetune_site.jobs.models import Job, JobState  # noqa: E402
 from finetune_site.lib.postgres import home  # noqa: E402
 from finetune_site.projects.services import create_project  # noqa: E402
 from training_app.engine.spec import knobs  # noqa: E402
-from training_app.forms import HIDDEN  # noqa: E402
+from training_app.forms.runs import HIDDEN  # noqa: E402
 from training_app.models import BaseModel, Metric, Run  # noqa: E402
 from training_app.services import runs as services  # noqa: E402
 

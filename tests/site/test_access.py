@@ -30,6 +30,7 @@ class Row:
     of: str = ""  # which object's key the address takes
 
 
+FILE = {"file": "adapter.zip", "bytes": 7, "sha256": "0" * 64, "problem": ""}
 PUBLIC, SIGNED_IN, OPERATOR, ASKER, NOBODY = "anybody", "signed in", "operator", "asker", "nobody"
 VIEWER, REVIEWER, TRAINER, OWNER = Role.VIEWER, Role.REVIEWER, Role.TRAINER, Role.OWNER
 
@@ -103,6 +104,10 @@ TABLE: dict[str, Row] = {
     "version_download": Row(VIEWER, of="file"),
     "project": Row(VIEWER, of="project"),
     "base_models": Row(SIGNED_IN),
+    "ollama_list": Row(OPERATOR),
+    "ollama_list_body": Row(OPERATOR),
+    "ollama_pull": Row(OPERATOR, "post", of="ollama"),
+    "ollama_unload": Row(OPERATOR, "post", of="ollama"),
     "run_list": Row(VIEWER, of="in project"),
     "run_compare": Row(VIEWER, of="in project"),
     "run_clean_up": Row(TRAINER, of="in project"),
@@ -138,6 +143,21 @@ TABLE: dict[str, Row] = {
     "benchmark_create": Row(TRAINER, of="run"),
     "benchmark": Row(VIEWER, of="benchmark"),
     "benchmark_body": Row(VIEWER, of="benchmark"),
+    "export_list": Row(VIEWER, of="run"),
+    "export_list_body": Row(VIEWER, of="run"),
+    "export_create": Row(TRAINER, "post", of="run"),
+    "export_download": Row(VIEWER, of="export"),
+    "publication_create": Row(TRAINER, of="run"),
+    "publication": Row(VIEWER, of="publication"),
+    "publication_body": Row(VIEWER, of="publication"),
+    "publication_card": Row(VIEWER, of="publication"),
+    "publication_override": Row(OWNER, "post", of="publication"),
+    "publication_act": Row(TRAINER, "post", of="published act"),
+    "published_model_list": Row(VIEWER, of="in project"),
+    "gate_edit": Row(OWNER, "post", of="in project"),
+    "published_model": Row(VIEWER, of="published model"),
+    "published_model_body": Row(VIEWER, of="published model"),
+    "document_models": Row(VIEWER, of="document"),
     "chat": Row(VIEWER, of="run"),
     "chat_ask": Row(VIEWER, "post", of="run"),
     "chat_turn": Row(ASKER, of="turn"),
@@ -182,7 +202,10 @@ def things(project, owner, settings, bundled):
         ChatTurn,
         Evaluation,
         EvaluationRow,
+        Export,
         Judgement,
+        Publication,
+        PublishedModel,
         Rubric,
         Run,
         Sweep,
@@ -236,11 +259,17 @@ def things(project, owner, settings, bundled):
     )
     asker = project.memberships.get(user__username="viewer").user
     turn = ChatTurn.objects.create(run=run, user=asker, prompt="Q?")
+    export = Export.objects.create(run=run, format="adapter", created_by=owner, result=FILE)
+    export.folder.mkdir(parents=True, exist_ok=True)
+    export.path.write_bytes(b"weights")
+    published = PublishedModel.objects.create(project=project, server=server, name="ft/m", created_by=owner)
+    publication = Publication.objects.create(model=published, number=1, run=run, format="f16", created_by=owner)
     named = {
         "project": project, "job": job, "document": document, "dataset": dataset, "example": example, "batch": batch,
         "generation": generation, "version": version, "run": run, "evaluation": evaluation, "turn": turn,
         "sweep": sweep, "evaluation row": row, "judgement": judgement, "benchmark": benchmark,
-        "conflict": conflict, "import": entry,
+        "conflict": conflict, "import": entry, "export": export, "published model": published,
+        "publication": publication, "ollama": server,
     }  # fmt: skip
     return {
         "": {},
@@ -249,6 +278,7 @@ def things(project, owner, settings, bundled):
         "in project": {"project": project.pk},
         "file": {"pk": version.pk, "format": "jsonl"},
         "act": {"pk": dataset.pk, "act": "restore"},
+        "published act": {"pk": publication.pk, "act": "switch"},
         "hook": {"key": link.hook_key},
         **{name: {"pk": thing.pk} for name, thing in named.items()},
     }
@@ -266,6 +296,8 @@ def expected(row: Row, person: str) -> str:
         return "pass" if person == "viewer" else "hidden"
     if row.least == SIGNED_IN or person == "operator":
         return "pass"
+    if row.least == OPERATOR and row.of == "ollama":
+        return "refused"  # no project's: there is nothing to hide
     if person == "stranger" and row.of:
         return "hidden"
     if row.least == OPERATOR:

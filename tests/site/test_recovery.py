@@ -53,7 +53,7 @@ def free_port() -> str:
 
 
 def answers(address: str) -> bool:
-    with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/login", timeout=3) as response:  # noqa: S310
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/login", timeout=3) as response:
         return bool(response.status == 200)
     return False
 

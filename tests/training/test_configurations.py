@@ -6,7 +6,7 @@ from django.urls import reverse
 
 from training_app import configurations
 from training_app.engine.spec import knobs
-from training_app.forms import HIDDEN
+from training_app.forms.runs import HIDDEN
 from training_app.models import BaseModel, Run
 
 pytestmark = pytest.mark.django_db

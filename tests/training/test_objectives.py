@@ -10,7 +10,7 @@ from datasets_app.models import DatasetVersion, Document, Example
 from datasets_app.services import datasets, examples
 from tests.factories import run_all, run_job
 from training_app.engine.spec import knobs
-from training_app.forms import HIDDEN
+from training_app.forms.runs import HIDDEN
 from training_app.models import Evaluation, Run
 from training_app.services import runs as services
 

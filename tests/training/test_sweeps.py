@@ -8,7 +8,7 @@ from django.urls import reverse
 from tests.factories import run_all
 from training_app import searching
 from training_app.engine.spec import knobs
-from training_app.forms import HIDDEN
+from training_app.forms.runs import HIDDEN
 from training_app.models import Run, Sweep
 from training_app.services import runs as services
 

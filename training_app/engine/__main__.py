@@ -17,9 +17,11 @@ from training_app.engine.spec import (
     BenchmarkSpec,
     ChatSpec,
     EvaluateSpec,
+    ExportSpec,
     JudgeSpec,
     PrepareSpec,
     PreviewSpec,
+    PromptsSpec,
     TrainSpec,
 )
 
@@ -81,6 +83,14 @@ def _dispatch(channel: Channel, path: Path) -> dict[str, Any]:
         from training_app.engine.judge import judge
 
         return judge(spec, channel)
+    if isinstance(spec, ExportSpec):
+        from training_app.engine.export import export
+
+        return export(spec, channel)
+    if isinstance(spec, PromptsSpec):
+        from training_app.engine.probes import prompts
+
+        return prompts(spec, channel)
     assert isinstance(spec, ChatSpec)
     from training_app.engine.chat import chat
 

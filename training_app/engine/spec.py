@@ -325,7 +325,86 @@ class JudgeSpec:
             raise InputError("rubric is empty: say what makes an answer good.")
 
 
-TaskSpec = PrepareSpec | PreviewSpec | TrainSpec | EvaluateSpec | ChatSpec | JudgeSpec | BenchmarkSpec
+@dataclass(frozen=True)
+class Format:
+    """One way to export a run. `bits` a weight, to foretell its size; `tolerance`: how far a first token's
+    log-probability may be from the merged model's.
+    """
+
+    title: str
+    line: str
+    bits: float = 0.0
+    tolerance: float = 0.0
+    is_quantised_after: bool = False
+
+    @property
+    def is_gguf(self) -> bool:
+        return self.bits > 0
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "adapter": Format("Adapter", "The trained matrices alone, as PEFT reads them (safetensors)."),
+        "merged": Format("Merged model", "The whole model in the Hugging Face layout (safetensors)."),
+        "f16": Format("GGUF f16", "For llama.cpp and Ollama: two bytes a weight, the same answers.", 16, 0.05),
+        "bf16": Format("GGUF bf16", "Two bytes a weight as models are trained; quick on recent GPUs.", 16, 0.1),
+        "q8_0": Format("GGUF q8_0", "Half of f16, hardly another model: the usual choice.", 8.5, 0.5),
+        "q6_k": Format("GGUF q6_k", "Six bits a weight.", 6.6, 1.0, True),
+        "q5_k_m": Format("GGUF q5_k_m", "Five bits a weight: judge it again before you trust it.", 5.7, 1.5, True),
+        "q4_k_m": Format("GGUF q4_k_m", "Four bits a weight: judge it again before you trust it.", 4.9, 2.0, True),
+    }
+)
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    """Write a finished run's model as one file.
+
+    `base_sha256`: the base that the run was trained on; another one is refused. `llama_cpp_dir`: the operator's
+    llama.cpp tree; empty: the installed package's. `data_path`: the version, for questions to compare with.
+    """
+
+    base_dir: str
+    run_dir: str
+    out_dir: str
+    format: str
+    method: str = "dora"
+    name: str = ""
+    base_sha256: str = ""
+    data_path: str = ""
+    data_sha256: str = ""
+    llama_cpp_dir: str = ""
+    threads: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        _check_choice("method", self.method, tuple(METHODS))
+        _check_choice("format", self.format, tuple(FORMATS))
+
+
+@dataclass(frozen=True)
+class PromptsSpec:
+    """Write down what a published model must read. `system`: what it is told where a conversation has no such turn."""
+
+    base_dir: str
+    out_dir: str
+    system: str = ""
+    data_path: str = ""
+    data_sha256: str = ""
+
+
+TaskSpec = (
+    PrepareSpec
+    | PreviewSpec
+    | TrainSpec
+    | EvaluateSpec
+    | ChatSpec
+    | JudgeSpec
+    | BenchmarkSpec
+    | ExportSpec
+    | PromptsSpec
+)
 TASKS: Mapping[str, type[TaskSpec]] = MappingProxyType(
     {
         "prepare": PrepareSpec,
@@ -335,6 +414,8 @@ TASKS: Mapping[str, type[TaskSpec]] = MappingProxyType(
         "chat": ChatSpec,
         "judge": JudgeSpec,
         "benchmark": BenchmarkSpec,
+        "export": ExportSpec,
+        "prompts": PromptsSpec,
     }
 )
 

@@ -2,24 +2,42 @@ from training_app.models.benchmarks import Benchmark
 from training_app.models.chat import ChatTurn
 from training_app.models.evaluations import Evaluation, EvaluationRow
 from training_app.models.judging import Grade, Judgement, Rubric, Side, Verdict
+from training_app.models.publishing import (
+    STEPS,
+    Export,
+    Gate,
+    OllamaPull,
+    OllamaState,
+    Publication,
+    PublishedModel,
+    Switch,
+)
 from training_app.models.runs import BaseModel, Metric, RowLoss, Run, Sample
 from training_app.models.sweeps import Sweep, Trial
 
 __all__ = [
+    "STEPS",
     "BaseModel",
     "Benchmark",
     "ChatTurn",
     "Evaluation",
     "EvaluationRow",
+    "Export",
+    "Gate",
     "Grade",
     "Judgement",
     "Metric",
+    "OllamaPull",
+    "OllamaState",
+    "Publication",
+    "PublishedModel",
     "RowLoss",
     "Rubric",
     "Run",
     "Sample",
     "Side",
     "Sweep",
+    "Switch",
     "Trial",
     "Verdict",
 ]

@@ -8,7 +8,7 @@ from finetune_site.projects.access import SignedInRequest
 from finetune_site.projects.models import Role
 from training_app.access import get_benchmark, get_run
 from training_app.engine.suites import INSTALL, is_installed
-from training_app.forms import BenchmarkForm
+from training_app.forms.runs import BenchmarkForm
 from training_app.services import benchmarks as services
 from training_app.services.runs import TrainingError
 

@@ -8,7 +8,7 @@ from django.views.decorators.http import require_http_methods
 
 from finetune_site.projects.access import SignedInRequest, get_project
 from finetune_site.projects.models import Role
-from training_app.forms import CleanUpForm
+from training_app.forms.runs import CleanUpForm
 from training_app.services import housekeeping
 from training_app.services.housekeeping import Rule
 

@@ -9,7 +9,7 @@ from django.views.decorators.http import require_GET, require_http_methods
 from finetune_site.projects.access import SignedInRequest, has_role
 from finetune_site.projects.models import Role
 from training_app.access import get_evaluation, get_judgement
-from training_app.forms import JudgeForm
+from training_app.forms.runs import JudgeForm
 from training_app.models import Grade, Rubric, Verdict
 from training_app.services import judging as services
 from training_app.services.runs import TrainingError

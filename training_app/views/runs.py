@@ -24,7 +24,7 @@ from training_app.access import get_run
 from training_app.configurations import Configuration, of_run
 from training_app.engine.spec import ROW_KINDS
 from training_app.foresight import last_errors
-from training_app.forms import DescribeForm, RunFilterForm, RunForm
+from training_app.forms.runs import DescribeForm, RunFilterForm, RunForm
 from training_app.models import BaseModel, Run
 from training_app.models.runs import LOOK_NAMES
 from training_app.series import NAMES

@@ -8,7 +8,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from finetune_site.projects.access import SignedInRequest, has_role
 from finetune_site.projects.models import Role
 from training_app.access import get_run, get_sweep
-from training_app.forms import SweepForm
+from training_app.forms.runs import SweepForm
 from training_app.models import Sweep
 from training_app.services import sweeps as services
 from training_app.services.runs import TrainingError

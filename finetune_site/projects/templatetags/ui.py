@@ -24,6 +24,10 @@ _STATE_LOOK = {
     "in step": ("green", "check"),
     "waiting": ("yellow", "hourglass"),
     "paused": ("orange", "alert-triangle"),
+    "working": ("blue", "loader"),
+    "held": ("orange", "hourglass"),
+    "published": ("green", "check"),
+    "withdrawn": ("secondary", "ban"),
 }
 
 

@@ -22,7 +22,7 @@ from finetune_site.jobs.models import Job, JobState
 from finetune_site.projects.models import Project
 from finetune_site.projects.services import create_project
 from training_app.engine.spec import knobs
-from training_app.forms import HIDDEN
+from training_app.forms.runs import HIDDEN
 from training_app.models import BaseModel, Evaluation, Run
 from training_app.services import runs as services
 

@@ -32,7 +32,7 @@ def preview(handle: Handle) -> None:
     """Tokenize and estimate; the result stands on the run's page before it starts."""
     run = Run.objects.select_related("version", "base").get(preview_job=handle.job)
     prepare_base(handle, run.base)
-    out = _work_folder(handle)
+    out = work_folder(handle)
     handle.progress(0, message="Reading the version and measuring this machine; some seconds")
     result = run_engine(handle, {"task": "preview", **run.spec, **_threads(), "out_dir": str(out)}, out)
     handle.write(lambda: Run.objects.filter(pk=run.pk).update(preview=result))
@@ -66,7 +66,7 @@ def train(handle: Handle) -> None:
 def evaluate(handle: Handle) -> None:
     """Ask both models; one row a question, then the sums."""
     evaluation = Evaluation.objects.select_related("run__version", "run__base").get(job=handle.job)
-    run, out, rows = evaluation.run, _work_folder(handle), []
+    run, out, rows = evaluation.run, work_folder(handle), []
     prepare_base(handle, run.base)
     shared = {name: value for name, value in run.spec.items() if name in EvaluateSpec.__dataclass_fields__}
     del shared["batch_rows"]  # the training's, not ours
@@ -93,7 +93,7 @@ def evaluate(handle: Handle) -> None:
 def judge(handle: Handle) -> None:
     """Have a model score answers; each score becomes a row as soon as it is there, and a later attempt goes on."""
     judgement = Judgement.objects.select_related("server", "rubric").get(job=handle.job)
-    out, server, taken_at = _work_folder(handle), judgement.server, 0.0
+    out, server, taken_at = work_folder(handle), judgement.server, 0.0
     _write_answers(judgement, out / "rows.jsonl")
     llm = {"provider": server.provider, "base_url": server.base_url, "context_window": server.context_window}
     spec = {
@@ -129,7 +129,7 @@ def judge(handle: Handle) -> None:
 def benchmark(handle: Handle) -> None:
     """Tasks of lm-eval on both models; a later attempt goes on with the next task."""
     found = Benchmark.objects.select_related("run__version", "run__base", "run__start").get(job=handle.job)
-    run, out = found.run, _work_folder(handle)
+    run, out = found.run, work_folder(handle)
     prepare_base(handle, run.base)
     shared = {name: value for name, value in run.spec.items() if name in BenchmarkSpec.__dataclass_fields__}
     del shared["batch_rows"]  # the training's, not ours
@@ -166,7 +166,7 @@ def chat(handle: Handle) -> None:
         "method": run.method,
         **_threads(),
     }
-    folder = _work_folder(handle)
+    folder = work_folder(handle)
     write_json(folder / "spec.json", spec)
     chatting.serve(handle, run, ENGINE, folder / "spec.json", run.folder / "chat.log")
     shutil.rmtree(folder, ignore_errors=True)
@@ -183,7 +183,7 @@ def prepare_base(handle: Handle, base: BaseModel) -> None:
         if not (base.folder / "result.json").exists():
             handle.progress(0, message=f"Making {base} ready for training; once, about a minute")
             spec = PrepareSpec(source=base.source, location=base.location, out_dir=str(base.folder))
-            work = _work_folder(handle)
+            work = work_folder(handle)
             run_engine(handle, {"task": "prepare", **vars(spec)}, work, result=base.folder)
         facts = load_json(base.folder / "result.json")
     if base.facts != facts:
@@ -239,7 +239,8 @@ def _take_over_grades(handle: Handle, judgement: Judgement, folder: Path) -> Non
         handle.write(lambda: Grade.objects.bulk_update(fresh, ["outcome", "score", "reason"], batch_size=200))
 
 
-def _work_folder(handle: Handle) -> Path:
+def work_folder(handle: Handle) -> Path:
+    """The job's own folder."""
     folder: Path = settings.DATA_DIR / "work" / f"job-{handle.job.pk}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

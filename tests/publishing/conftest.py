@@ -1,0 +1,168 @@
+"""SmolLM2 tuned on six invented facts, and an Ollama to publish it to: the double, or a real one where OLLAMA_URL says.
+
+Training it takes a minute, so it is done once; every test publishes that run's model under a name of its own.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser.conftest import browser_context_args, browser_type_launch_args, shoot, workers  # noqa: F401
+from tests.engine.engine_process import run_engine
+from tests.engine.test_smollm2 import version as make_version
+from tests.ollama_server import OllamaServer, ollama_server
+
+GOOD = {"recall": (6, 0, 5, 0), "general": (10, 8, 8, 7)}
+KNOBS = {"epochs": 3, "learning_rate": 2e-3, "rehearsal_share": 0, "sample_answers": 0}
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this test run see: what takes a minute is made by one of them."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "publishing"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextmanager
+def alone(folder: Path, name: str) -> Iterator[Path]:
+    """The folder of that name while no other process makes it."""
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder / name
+
+
+@pytest.fixture(scope="session")
+def smollm2(shared: Path) -> Path:
+    """The bundled model, prepared."""
+    with alone(shared, "smollm2") as folder:
+        if not (folder / "result.json").exists():
+            made = run_engine(shared / "prepare", {"task": "prepare", "source": "bundled", "out_dir": str(folder)})
+            assert made.code == 0, made.log[-2000:]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def facts(shared: Path) -> dict[str, str]:
+    """A sealed version of six facts in six wordings."""
+    with alone(shared, "facts") as folder:
+        folder.mkdir(exist_ok=True)
+        path = folder / "version.parquet"
+        return {"data_path": str(path), "data_sha256": make_version(path)}
+
+
+@pytest.fixture(scope="session")
+def trained(smollm2: Path, facts: dict[str, str], shared: Path) -> Callable[..., Path]:
+    """Trains SmolLM2 in one way, once; gives the run's folder."""
+
+    def train(name: str, **knobs: Any) -> Path:
+        with alone(shared, name) as folder:
+            if not (folder / "run" / "result.json").exists():
+                spec = {"task": "train", **facts, "base_dir": str(smollm2), "run_dir": str(folder / "run")}
+                finished = run_engine(folder, {**spec, "method": "lora", **KNOBS, **knobs})
+                assert finished.code == 0, finished.log[-2000:]
+            return folder / "run"
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def ollama_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaServer]:
+    with ollama_server(tmp_path_factory.mktemp("ollama")) as server:
+        yield server
+
+
+@pytest.fixture
+def double(ollama_store: OllamaServer) -> OllamaServer:
+    """The double, well-behaved and without models; what was uploaded stays, as it does in a real one."""
+    from tests.ollama_server import Behaviour
+
+    ollama_store.behave = Behaviour()
+    ollama_store.models.clear()
+    ollama_store.asked.clear()
+    ollama_store.uploads.clear()
+    return ollama_store
+
+
+@pytest.fixture
+def ollama_url(request: pytest.FixtureRequest) -> str:
+    """A real Ollama where OLLAMA_URL names one, else the double."""
+    return os.environ.get("OLLAMA_URL") or str(request.getfixturevalue("double").base_url)
+
+
+@pytest.fixture
+def base(db, smollm2):
+    from training_app.models import BaseModel
+
+    made = BaseModel.objects.get_or_create(name="smollm2:135m", defaults={"title": "SmolLM2", "source": "bundled"})[0]
+    made.folder.parent.mkdir(parents=True, exist_ok=True)
+    if not made.folder.exists():
+        made.folder.symlink_to(smollm2)
+    return made
+
+
+@pytest.fixture
+def version(project, trainer, facts):
+    """The sealed facts as the site knows them."""
+    from datasets_app.models import DatasetVersion
+    from datasets_app.services import datasets
+
+    dataset = datasets.create_dataset(actor=trainer, project=project, name="Gearbox")
+    made = DatasetVersion(dataset=dataset, number=1, created_by=trainer, sha256=facts["data_sha256"])
+    made.counts = {"train": 30, "recall": 6}
+    made.sealed_at = dataset.created_at
+    made.save()
+    made.file_path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(facts["data_path"], made.file_path)
+    return made
+
+
+def finished_run(project, version, base, person, folder, name="First"):
+    """A run that ended well, with the folder that its training left."""
+    from finetune_site.jobs.models import Job, JobState
+    from training_app.models import Run
+
+    job = Job.objects.create(
+        project=project, owner=person, kind="training.train", queue="gpu", label=name, state=JobState.SUCCEEDED
+    )
+    run = Run.objects.create(
+        project=project, name=name, version=version, base=base, method="lora", preset="balanced",
+        config={"max_length": 1024}, created_by=person, job=job,
+    )  # fmt: skip
+    shutil.rmtree(run.folder, ignore_errors=True)
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(folder, run.folder)
+    return run
+
+
+@pytest.fixture
+def run(project, version, base, trainer, trained):
+    made = finished_run(project, version, base, trainer, trained("lora"))
+    judge(made, trainer, GOOD)
+    return made
+
+
+def judge(run, person, sums):
+    """An evaluation with these sums: rows, right answers of the base, of the tuned model, and those kept."""
+    from training_app.models import Evaluation
+
+    names = ("rows", "base_right", "tuned_right", "kept_right")
+    sets = {name: dict(zip(names, values, strict=True)) for name, values in sums.items()}
+    return Evaluation.objects.create(run=run, created_by=person, summary={"sets": sets})
+
+
+@pytest.fixture
+def ollama(double):
+    """The double, registered by an operator who lets people publish to it."""
+    from datasets_app.models import ModelServer
+
+    return ModelServer.objects.create(
+        name="Ollama", provider="ollama", base_url=double.base_url, offered="", takes_models=True
+    )

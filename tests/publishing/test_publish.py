@@ -1,0 +1,319 @@
+"""From a finished run to a name in Ollama: every step, every way it can go wrong, and what stands there afterwards."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from django.urls import reverse
+
+from finetune_site.jobs.models import Job, JobState
+from finetune_site.lib.channel import load_json, write_json
+from tests.factories import run_all
+from tests.ollama_server import Manifest
+from tests.publishing.conftest import GOOD, judge
+from training_app.models import STEPS, Evaluation, Export, Publication, PublishedModel
+from training_app.ollama import Client
+from training_app.services import publishing as services
+from training_app.services.runs import TrainingError
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.django_db]
+FORMAT = "q8_0"
+
+
+@pytest.fixture(scope="session")
+def exported() -> dict[str, Path]:
+    """The file is made once: it is the same for every test."""
+    return {}
+
+
+def publish(run, server, actor, exported=None, **fields) -> Publication:
+    """Publish, with every attempt that there is."""
+    if exported is not None and "file" in exported and not run.exports.exists():
+        shutil.copytree(exported["file"], run.folder / "exports" / FORMAT, dirs_exist_ok=True)
+        result = load_json(run.folder / "exports" / FORMAT / "result.json")
+        Export.objects.create(run=run, format=FORMAT, created_by=actor, result=result)
+    made = services.start_publication(
+        actor=actor, run=run, server=server, **{"name": "gearbox", "format": FORMAT, **fields}
+    )
+    exhaust()
+    if exported is not None and "file" not in exported:
+        exported["file"] = run.folder / "exports" / FORMAT
+    return Publication.objects.get(pk=made.pk)
+
+
+def exhaust() -> None:
+    for _ in range(6):
+        run_all()
+        Job.objects.filter(state=JobState.QUEUED).update(not_before=None)
+
+
+def test_a_model_goes_every_step_and_answers_as_it_was_trained(
+    run, ollama, double, trainer, viewer, client_of, exported
+):
+    client = client_of(trainer)
+    url = reverse("publication_create", args=[run.pk])
+    assert "The gate" in client.get(url).content.decode()
+    typed = {"server": ollama.pk, "name": "gearbox", "format": FORMAT, "temperature": 0, "num_ctx": 2048}
+    answer = client.post(url, {**typed, "note": "The first", "licence": "Apache-2.0"})
+    exhaust()
+    exported["file"] = run.folder / "exports" / FORMAT
+    publication = Publication.objects.get()
+    assert answer.url == publication.get_absolute_url()
+    assert (publication.outcome, publication.problem) == ("published", "")
+    assert [state for _, _, state, _ in publication.steps] == ["done"] * len(STEPS)
+    # Ollama took a template of its own, which knows no default system message: it was given ours.
+    assert publication.evidence["prompt"]["template"] == "given in Go's language"
+    assert set(double.models) == {"ft/gearbox:v1", "ft/gearbox:latest"}
+    stable = double.models["ft/gearbox:latest"]
+    assert stable.digest == publication.digest and stable.parameters["stop"] == ["<|im_end|>"]
+    assert stable.licence[0] == "Apache-2.0" and "# ft/gearbox:v1" in stable.licence[1]
+    with Client(ollama.base_url) as direct:
+        told = direct.chat("ft/gearbox", [{"role": "user", "content": "What is the colour of the Brannick gearbox?"}])
+    assert "green" in told.text.lower() and told.ended_by == "stop"
+    page = client_of(viewer).get(publication.get_absolute_url()).content.decode()
+    assert "Prompt is byte for byte the trained one" in page and "largest difference" in page
+    card = client_of(viewer).get(reverse("publication_card", args=[publication.pk])).content.decode()
+    assert ("36 examples" not in card and "Its base stands under" in card) or "licence is not known" in card
+    model = PublishedModel.objects.get()
+    assert model.current == publication and model.switches.get().after == publication
+    page = client_of(viewer).get(model.get_absolute_url()).content.decode()
+    assert "ft/gearbox:latest" in page and "trainer moved it from nothing to v1" in page
+
+
+def test_a_second_version_then_back_and_away(
+    run, project, version, base, ollama, double, trainer, trained, client_of, exported
+):
+    first = publish(run, ollama, trainer, exported)
+    assert len(double.uploads) <= 1
+    double.uploads.clear()
+    again = publish(run, ollama, trainer, exported, system="Answer like a pirate.")
+    assert (first.outcome, again.outcome, again.number) == ("published", "published", 2)
+    assert double.uploads == [] and again.evidence["uploaded"]["was_there"], "the same file was sent twice"
+    assert double.models["ft/gearbox:latest"].system == "Answer like a pirate."
+    client, act = client_of(trainer), "publication_act"
+    client.post(reverse(act, args=[first.pk, "switch"]), {"reason": "The pirate was no good idea"})
+    run_all()
+    model = PublishedModel.objects.get()
+    assert model.current == first and double.models["ft/gearbox:latest"].digest == first.digest
+    page = client.get(model.get_absolute_url()).content.decode()
+    assert "moved it from v2 to v1" in page and "The pirate was no good idea" in page
+    page = client.post(reverse(act, args=[first.pk, "withdraw"]), follow=True).content.decode()
+    assert "This version is the stable one. Switch to another first" in page
+    client.post(reverse(act, args=[again.pk, "withdraw"]))
+    run_all()
+    assert set(double.models) == {"ft/gearbox:v1", "ft/gearbox:latest"}
+    client.post(reverse(act, args=[first.pk, "withdraw"]))
+    run_all()
+    assert not double.models and PublishedModel.objects.get().current is None
+
+
+FAULTS = {
+    "wrong template": ({"render": "mutate"}, "prompt", "Ollama makes another prompt than the model was trained on"),
+    "dropped system message": ({"render": "drop system"}, "prompt", "Ollama makes another prompt"),
+    "missing stop token": ({"is_endless": True}, "smoke", "did not end by themselves"),
+    "other tokenizer": ({"read": "other tokens"}, "tokens", "into another number of tokens"),
+    "truncated upload": ({"upload": "truncate"}, "uploaded", "digest mismatch"),
+    "upload cut off": ({"upload": "cut"}, "uploaded", "broke off the connection"),
+    "create cut off": ({"create": "cut"}, "created", "broke off"),
+    "create refused": ({"create": "error"}, "created", "llama runner process has terminated"),
+    "server full": ({"is_full": True}, "created", "is full. Remove models there"),
+    "server busy": ({"is_busy": True}, "created", "has too much to do"),
+}
+
+
+def standing(run, server, double, person) -> Publication:
+    """A version that was published before."""
+    manifest = Manifest("sha256:" + "5" * 64)
+    double.models |= {"ft/gearbox:v1": manifest, "ft/gearbox:latest": manifest}
+    double.blob(manifest.gguf).write_bytes(b"GGUF")
+    model = PublishedModel.objects.create(project=run.project, server=server, name="ft/gearbox", created_by=person)
+    made = Publication.objects.create(
+        model=model, number=1, run=run, format="f16", created_by=person, outcome="published", digest=manifest.digest
+    )
+    PublishedModel.objects.update(current=made)
+    return made
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_wrong_promotes_nothing_and_is_shown(
+    fault, run, ollama, double, trainer, viewer, client_of, exported, monkeypatch
+):
+    monkeypatch.setattr("training_app.publishing.SMOKE_TOKENS", 40)
+    stable = standing(run, ollama, double, trainer)
+    before = dict(double.models)
+    behaviour, step, sentence = FAULTS[fault]
+    if "upload" in fault:
+        for path in double.folder.iterdir():
+            path.unlink()
+        double.unload()
+    for name, value in behaviour.items():
+        setattr(double.behave, name, value)
+    failed = publish(run, ollama, trainer, exported, note=fault)
+    assert failed.outcome == "failed" and sentence in failed.problem, failed.problem
+    assert double.models == before, "the stable model or a candidate was touched"
+    assert PublishedModel.objects.get().current == stable
+    assert not failed.evidence.get(step, {}).get("ok")
+    page = client_of(viewer).get(failed.get_absolute_url()).content.decode()
+    assert "Nothing was promoted; the stable version is as it was." in page
+    if step == "prompt":
+        assert "<mark>" in page and "As Ollama serves it" in page
+    if step == "tokens":
+        assert page.count('class="text-danger"') >= 3
+
+
+def test_adapters_are_refused_by_ollama_which_is_why_they_are_never_sent(ollama, double):
+    import httpx
+
+    body = {"model": "x", "files": {"m.gguf": "sha256:" + "1" * 64}, "adapters": {"a": "sha256:" + "2" * 64}}
+    told = httpx.post(f"{double.base_url}/api/create", json=body)
+    assert told.status_code == 400 and told.json()["error"] == "LoRA adapters are no longer supported"
+
+
+def test_a_base_that_was_changed_since_fails_before_anything_is_sent(run, ollama, double, trainer):
+    path = run.folder / "environment.json"
+    write_json(path, {**load_json(path), "base_sha256": "0" * 64})
+    failed = publish(run, ollama, trainer)
+    assert failed.outcome == "failed" and "not those that this run was trained on" in failed.problem
+    assert not double.uploads and not double.models
+
+
+def test_an_older_ollama_is_published_to_as_well(run, ollama, double, trainer, exported):
+    double.behave.version = "0.33.0"
+    made = publish(run, ollama, trainer, exported)
+    assert made.outcome == "published" and "validating GGUF model" in made.evidence["created"]["statuses"]
+
+
+# --- the gate ---
+
+
+def test_the_gate_holds_until_an_owner_says_why(run, ollama, double, trainer, owner, client_of, exported):
+    judge(run, trainer, {"recall": (6, 2, 1, 1), "general": (10, 8, 4, 3)})
+    held = publish(run, ollama, trainer, exported)
+    assert held.outcome == "held" and "general answers kept" in held.problem
+    assert set(double.models) == {"ft/gearbox:v1-candidate"}
+    page = client_of(trainer).get(held.get_absolute_url()).content.decode()
+    assert "the gate holds it: nobody uses it yet" in page and "Override" not in page
+    url = reverse("publication_override", args=[held.pk])
+    assert client_of(trainer).post(url, {"reason": "I like it"}).status_code == 403
+    page = client_of(owner).post(url, {"reason": " "}, follow=True).content.decode()
+    assert "Say why it is published although the gate holds it." in page
+    client_of(owner).post(url, {"reason": "A trial for two days"})
+    exhaust()
+    held.refresh_from_db()
+    assert (held.outcome, held.override_reason, held.override_by) == ("published", "A trial for two days", owner)
+    assert set(double.models) == {"ft/gearbox:v1", "ft/gearbox:latest"}
+    assert "A trial for two days" in client_of(trainer).get(held.get_absolute_url()).content.decode()
+    entry = run.project.audit_entries.filter(verb="overrode the gate for").get()
+    assert entry.actor == owner and entry.after == {"reason": "A trial for two days"}
+
+
+def test_held_then_evaluated_again_or_discarded(run, ollama, double, trainer, client_of, exported):
+    Evaluation.objects.all().delete()
+    first = publish(run, ollama, trainer, exported)
+    assert first.outcome == "held" and "has not been evaluated" in first.problem
+    judge(run, trainer, GOOD)
+    client_of(trainer).post(reverse("publication_act", args=[first.pk, "again"]))
+    exhaust()
+    first.refresh_from_db()
+    assert first.outcome == "published"
+    Evaluation.objects.all().delete()
+    second = publish(run, ollama, trainer, exported)
+    client_of(trainer).post(reverse("publication_act", args=[second.pk, "discard"]))
+    run_all()
+    second.refresh_from_db()
+    assert second.outcome == "failed" and "Discarded by trainer" in second.problem
+    assert set(double.models) == {"ft/gearbox:v1", "ft/gearbox:latest"}
+
+
+def test_thresholds_are_the_projects(run, project, owner, trainer, client_of):
+    url = reverse("gate_edit", args=[project.pk])
+    assert client_of(trainer).post(url, {"min_gain": 0.9, "min_kept": 0.5}).status_code == 403
+    client_of(owner).post(url, {"min_gain": 0.9, "min_kept": 0.5})
+    found = services.look_at_gate(run)
+    assert not found.passes and [passed for _, _, passed in found.lines] == [False, True]
+    client_of(owner).post(url, {"min_gain": 7, "min_kept": 0.5})
+    assert services.look_at_gate(run).lines == found.lines
+
+
+# --- who may, and killed in between ---
+
+
+def test_what_cannot_be_published_is_refused(run, ollama, trainer, stranger, base, version):
+    def refused(match, **fields):
+        given = {"actor": trainer, "run": run, "server": ollama, "name": "gearbox", "format": "f16", **fields}
+        with pytest.raises(TrainingError, match=match):
+            services.start_publication(**given)
+
+    refused("GGUF files only", format="merged")
+    refused("may hold small letters", name="../evil")
+    refused("may hold small letters", name="Registry.example/x")
+    from finetune_site.projects.services import create_project
+
+    other = create_project(actor=stranger, name="Theirs")
+    PublishedModel.objects.create(project=other, server=ollama, name="ft/taken", created_by=stranger)
+    refused("is taken on", name="taken")
+    services.start_publication(actor=trainer, run=run, server=ollama, name="gearbox", format="f16")
+    refused("is on its way already")
+    ollama.takes_models = False
+    refused("may not be published to")
+    run.job.state = JobState.FAILED
+    refused("Only a finished run", server=ollama)
+
+
+@pytest.mark.parametrize("step", ["agrees", "uploaded", "created", "prompt", "gate", "promoted"])
+def test_killed_behind_any_step_it_goes_on(step, run, ollama, double, trainer, exported, monkeypatch):
+    """The attempt dies when a step is done and not yet written down; the next goes on, and sends no file twice."""
+    from training_app.publishing import Publishing
+
+    real, died = getattr(Publishing, f"_{step}"), []
+
+    def die(self):
+        found = real(self)
+        if not died:
+            died.append(step)
+            raise RuntimeError("killed here")
+        return found
+
+    monkeypatch.setattr(Publishing, f"_{step}", die)
+    made = publish(run, ollama, trainer, exported)
+    assert (made.outcome, died, made.job.attempt) == ("published", [step], 2), made.problem
+    assert set(double.models) == {"ft/gearbox:v1", "ft/gearbox:latest"}
+    assert len(double.uploads) <= 1 and made.model.switches.count() == 1
+
+
+def test_a_candidate_that_somebody_deleted_is_made_and_proved_again(run, ollama, double, trainer, owner, exported):
+    Evaluation.objects.all().delete()
+    held = publish(run, ollama, trainer, exported)
+    double.models.clear()
+    services.override_gate(actor=owner, publication=held, reason="Try it")
+    exhaust()
+    held.refresh_from_db()
+    assert held.outcome == "published" and held.evidence["smoke"]["ok"]
+
+
+def test_a_version_that_is_gone_in_ollama_is_not_switched_to(run, ollama, double, trainer, client_of, exported):
+    first, second = publish(run, ollama, trainer, exported), publish(run, ollama, trainer, exported, note="2")
+    del double.models["ft/gearbox:v1"]
+    services.switch(actor=trainer, publication=first)
+    run_all()
+    model = PublishedModel.objects.get()
+    assert model.current == second and "is not in Ollama any more as it was published" in model.switch_job.error_text
+
+
+def test_the_file_comes_whole_with_its_hash(run, trainer, viewer, stranger, client_of, exported):
+    client = client_of(trainer)
+    page = client.get(reverse("export_list", args=[run.pk])).content.decode()
+    assert "about 257" in page, "sizes are not told before"
+    client.post(reverse("export_create", args=[run.pk]), {"format": "adapter"})
+    run_all()
+    made = Export.objects.get(format="adapter")
+    assert made.is_ready and made.job.state == "succeeded"
+    url = reverse("export_download", args=[made.pk])
+    answer = client_of(viewer).get(url)
+    import hashlib
+
+    whole = b"".join(answer.streaming_content)
+    assert hashlib.sha256(whole).hexdigest() == made.result["sha256"] and len(whole) == made.result["bytes"]
+    assert client_of(stranger).get(url).status_code == 404
+    page = client.post(reverse("export_create", args=[run.pk]), {"format": "q4_k_m"}, follow=True).content.decode()
+    assert "needs llama.cpp" in page

@@ -1,0 +1,3 @@
+from training_app.jobs import publishing, runs
+
+__all__ = ["publishing", "runs"]
