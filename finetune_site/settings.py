@@ -227,7 +227,11 @@ RAY_ADDRESS = os.environ.get("FINETUNE_RAY_ADDRESS", "").strip()
 LM_EVAL_TASKS = os.environ.get("FINETUNE_LM_EVAL_TASKS", "").strip()
 # A llama.cpp tree of the operator's: its converter instead of the package's, and its quantiser for K-quants.
 LLAMA_CPP_DIR = os.environ.get("FINETUNE_LLAMA_CPP_DIR", "").strip()
-QUANTISERS = [Path(LLAMA_CPP_DIR) / name for name in ("llama-quantize", "build/bin/llama-quantize") if LLAMA_CPP_DIR]
+QUANTISERS = [
+    Path(LLAMA_CPP_DIR) / name
+    for name in ("llama-quantize", "build/bin/llama-quantize", "bin/llama-quantize")
+    if LLAMA_CPP_DIR
+]
 CAN_QUANTISE = bool(shutil.which("llama-quantize")) or any(path.exists() for path in QUANTISERS)
 # Folders below which operators may register base models.
 MODEL_FOLDERS = [part for part in os.environ.get("FINETUNE_MODEL_FOLDERS", "").split(":") if part]

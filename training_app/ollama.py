@@ -4,7 +4,6 @@ httpx where the package falls short: it follows redirects, sends a blob without 
 telling how far it is, and drops what `_debug_render_only` answers. Loaded by workers alone.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,8 @@ from urllib.parse import urlsplit
 
 import httpx
 import ollama
+
+from finetune_site.lib.channel import parse_json
 
 CONNECT_SECONDS, ANSWER_SECONDS, LONG_SECONDS = 5.0, 30.0, 900.0  # a create may be silent for minutes
 BLOCK = 1 << 20
@@ -104,10 +105,10 @@ class Answer:
 class Client:
     """One server. `key` is sent as a bearer token. Every call raises `OllamaError` and nothing else."""
 
-    def __init__(self, url: str, key: str = "") -> None:
+    def __init__(self, url: str, key: str = "", *, seconds: float = ANSWER_SECONDS) -> None:
         self._url = url.rstrip("/")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+        timeout = httpx.Timeout(seconds, connect=CONNECT_SECONDS)
         self._http = httpx.Client(base_url=self._url, headers=headers, timeout=timeout, follow_redirects=False)
         self._official = ollama.Client(host=self._url, headers=headers, timeout=timeout, follow_redirects=False)
         if not key:  # it would send OLLAMA_API_KEY of our environment, which is another server's
@@ -153,8 +154,11 @@ class Client:
         `progress` hears how many bytes are through, and may raise to stop.
         """
         address = f"/api/blobs/sha256:{sha256}"
-        if self._sent("HEAD", address).status_code == 200:
+        known = self._sent("HEAD", address)
+        if known.status_code == 200:
             return False
+        if known.status_code != 404:
+            raise self._explained(known)
 
         def blocks() -> Iterator[bytes]:
             done = 0
@@ -262,7 +266,7 @@ class Client:
         if answer.status_code != 200:
             raise self._explained(answer)
         try:
-            told = answer.json()
+            told = parse_json(answer.text)
         except ValueError:
             told = None
         if not isinstance(told, dict):
@@ -283,7 +287,7 @@ class Client:
                 if not line.strip():
                     continue
                 try:
-                    told = json.loads(line)
+                    told = parse_json(line)
                 except ValueError:
                     raise OllamaError(Trouble.CUT, "Ollama's answer ended in the middle of a line.") from None
                 if told.get("error"):
@@ -338,7 +342,7 @@ class Client:
             return OllamaError(Trouble.GONE, f"Ollama does not have it: {told}."[:300])
         if status == 404:
             return OllamaError(Trouble.ADDRESS, self._not_ollama())
-        if status == 503:
+        if status in (502, 503, 504):
             return OllamaError(Trouble.BUSY, f"Ollama at {self._url} has too much to do. It is tried again.")
         return OllamaError(Trouble.REFUSED, f"Ollama refuses it: {told or f'HTTP {status}'}"[:500])
 

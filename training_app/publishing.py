@@ -1,27 +1,32 @@
 """A model on its way into Ollama, step by step: each is proved before the next, and nothing is promoted before all are.
 
 Every step may run again: what it found stands with the publication, a blob that is there is not sent again, and a
-candidate that somebody killed us over is made anew. A step that fails removes the candidate and nothing else.
+candidate that somebody killed us over is made anew. What was proved is a digest: only that very model is promoted. A
+step that fails removes the candidate and nothing else.
 """
 
 import contextlib
 import fcntl
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from django.conf import settings
 from django.template.loader import render_to_string
 
-from finetune_site.jobs.handle import EngineFailed, Handle, JobInputError
+from finetune_site.jobs.handle import EngineFailed, Handle, JobCancelled, JobInputError
+from finetune_site.jobs.models import FINISHED
 from finetune_site.lib.channel import load_json
-from training_app.models import STEPS, Export, Publication, Run
+from training_app.models import STEPS, Export, Publication, PublishedModel, Run
 from training_app.ollama import PASSING, Client, OllamaError
 from training_app.services import publishing as services
 
 Outcome = Publication.Outcome
 Engine = Callable[[dict[str, Any]], dict[str, Any]]
-SMOKE_QUESTIONS, SMOKE_TOKENS = 3, 400
+SMOKE_QUESTIONS, SMOKE_TOKENS, MOST_SMOKE_TOKENS = 3, 400, 4096
+LOOK_SECONDS = 0.5
+FROM_CREATED = ("created", "prompt", "tokens", "smoke")
 
 
 class Refused(Exception):
@@ -41,23 +46,35 @@ class Publishing:
 
     def run(self) -> None:
         """Go through the steps that have not passed yet; returns when it is published or held at the gate."""
-        self._expected = self._read_expected()
-        self._forget_what_is_gone()
-        for number, step in enumerate(STEPS):
-            if self._publication.evidence.get(step, {}).get("ok"):
-                continue
-            self._handle.check()
-            self._handle.progress(number, len(STEPS), unit="steps", message=STEPS[step])
-            self._tell()
-            try:
-                found = getattr(self, f"_{step}")()
-            except Refused as error:
-                self._keep(step, {**error.found, "ok": False})
-                self._fail(str(error))
-            if found is None:  # held at the gate
-                return
-            self._keep(step, {**found, "ok": True})
-        self._handle.progress(len(STEPS), len(STEPS), unit="steps", message="Published")
+        step = ""
+        try:
+            self._expected = self._read_expected()
+            self._forget_what_does_not_hold()
+            for number, step in enumerate(STEPS):
+                if not self._publication.evidence.get(step, {}).get("ok") and not self._pass(number, step):
+                    return
+        except Refused as error:
+            self._fail(step, str(error), error.found)
+        except OllamaError as error:
+            if error.trouble in PASSING and self._handle.job.attempt < self._handle.job.max_attempts:
+                raise EngineFailed(str(error)) from None
+            self._fail(step, str(error), {})
+        except (JobCancelled, JobInputError) as error:
+            self._remove_candidate()
+            problem = str(error) or "Stopped before it was promoted."
+            self._handle.write(lambda: services.note_end(self._publication, Outcome.FAILED, problem))
+            raise
+
+    def _pass(self, number: int, step: str) -> bool:
+        """Do one step; False when the publication is held there."""
+        self._handle.check()
+        self._handle.progress(number, len(STEPS), unit="steps", message=STEPS[step])
+        self._tell()
+        found = getattr(self, f"_{step}")()
+        if found is None:
+            return False
+        self._keep(step, {**found, "ok": True})
+        return True
 
     def _merged(self) -> dict[str, Any]:
         export = self._export
@@ -78,14 +95,7 @@ class Publishing:
         return found
 
     def _uploaded(self) -> dict[str, Any]:
-        size = self._export.result["bytes"]
-
-        def progress(done: int) -> None:
-            self._handle.check()
-            self._handle.progress(done, size, unit="bytes", message="Uploading")
-
-        is_new = self._client.upload(self._export.path, self._export.result["sha256"], progress)
-        return {"bytes": size, "was_there": not is_new}
+        return {"bytes": self._export.result["bytes"], "was_there": not self._upload()}
 
     def _created(self) -> dict[str, Any]:
         return self._create(template="")
@@ -98,7 +108,7 @@ class Publishing:
             found = self._compare_prompts() | {"template": "given in Go's language"}
         if not found["ok"]:
             raise Refused("Ollama makes another prompt than the model was trained on; see where they differ.", found)
-        return found
+        return {**found, "digest": self._digest_of(self._publication.candidate)}
 
     def _tokens(self) -> dict[str, Any]:
         candidate, lines = self._publication.candidate, []
@@ -113,15 +123,16 @@ class Publishing:
         return {"lines": lines}
 
     def _smoke(self) -> dict[str, Any]:
+        # Twice the longest answer that it was taught is room enough to come to an end.
+        room = min(MOST_SMOKE_TOKENS, max(SMOKE_TOKENS, 2 * self._expected["answer_tokens"]))
         chats = []
         for question in self._expected["questions"][:SMOKE_QUESTIONS]:
             self._handle.check()
             messages = [{"role": "user", "content": question}]
-            options = {"temperature": 0, "num_predict": SMOKE_TOKENS}
-            answer = self._client.chat(self._publication.candidate, messages, **options)
+            answer = self._client.chat(self._publication.candidate, messages, temperature=0, num_predict=room)
             chats.append({"question": question, "answer": answer.text, "ended_by": answer.ended_by})
         if endless := [chat for chat in chats if chat["ended_by"] != "stop" or not chat["answer"].strip()]:
-            told = f"{len(endless)} of {len(chats)} answers did not end by themselves within {SMOKE_TOKENS} tokens."
+            told = f"{len(endless)} of {len(chats)} answers did not end by themselves within {room} tokens."
             raise Refused(told, {"chats": chats})
         return {"chats": chats}
 
@@ -137,19 +148,35 @@ class Publishing:
         return None
 
     def _promoted(self) -> dict[str, Any]:
-        publication = self._publication
-        made = self._client.find(publication.candidate) or self._client.find(publication.tag)
-        if made is None:
-            raise Refused("The candidate has vanished from Ollama. Publish again.")
-        for name in (publication.tag, publication.model.stable_tag):
-            if name != made.name:
-                self._client.copy(made.name, name)
-            copied = self._client.find(name)
-            if copied is None or copied.digest != made.digest:
-                raise Refused(f"Ollama did not make {name} the same model as {made.name}.")
-        self._client.delete(publication.candidate)
-        self._handle.write(lambda: services.note_promoted(publication, made.digest))
-        return {"digest": made.digest, "stable": publication.model.stable_tag}
+        publication, proved = self._publication, self._publication.evidence["prompt"]["digest"]
+        wait_for_turn(self._handle, publication.model)
+        model = PublishedModel.objects.select_related("current").get(pk=publication.model_id)
+        found = {"digest": proved, "stable": model.stable_tag}
+        if Publication.objects.filter(pk=publication.pk, outcome=Outcome.PUBLISHED).exists():
+            return found  # an attempt before us was lost right behind it
+        if self._digest_of(publication.candidate) == proved:
+            self._client.copy(publication.candidate, publication.tag)
+        if self._digest_of(publication.tag) != proved:
+            raise Refused(f"{publication.tag} in Ollama is not the model that was proved. Publish again.")
+        standing = self._digest_of(model.stable_tag)
+        if standing not in ("", proved, model.current.digest if model.current else ""):
+            raise Refused(
+                f"{model.stable_tag} in Ollama is another model than this site published. Remove it there, or publish "
+                "under another name."
+            )
+        self._client.copy(publication.tag, model.stable_tag)
+        if self._digest_of(model.stable_tag) != proved:
+            self._put_back(model)
+            raise Refused(f"Ollama did not make {model.stable_tag} the model that was proved; it was put back.")
+        self._handle.write(lambda: services.note_promoted(publication, proved))
+        self._remove_candidate()
+        return found
+
+    def _put_back(self, model: PublishedModel) -> None:
+        if model.current:
+            self._client.copy(model.current.tag, model.stable_tag)
+        else:
+            self._client.delete(model.stable_tag)
 
     @property
     def _export(self) -> Export:
@@ -160,6 +187,11 @@ class Publishing:
         """The conversations that the trained template can write."""
         return [entry for entry in self._expected["conversations"] if "text" in entry]
 
+    def _digest_of(self, name: str) -> str:
+        """Which model stands under a name; empty where there is none."""
+        model = self._client.find(name)
+        return model.digest if model else ""
+
     def _read_expected(self) -> dict[str, Any]:
         """What the model must read, from its own tokenizer and template; asked once."""
         publication, run = self._publication, self._publication.run
@@ -168,7 +200,8 @@ class Publishing:
         spec = {
             "task": "prompts",
             "base_dir": str(run.base.folder),
-            "system": self._publication.system,
+            "system": publication.system,
+            **_trained_beside(run),
             "data_path": str(run.version.file_path),
             "data_sha256": run.version.sha256,
         }
@@ -176,26 +209,43 @@ class Publishing:
         self._handle.write(lambda: Publication.objects.filter(pk=publication.pk).update(expected=expected))
         return expected
 
-    def _forget_what_is_gone(self) -> None:
-        """A candidate that was lost since, with us or with the server, has to be made and proved again."""
-        proved = self._publication.evidence.get("created", {}).get("ok")
-        is_promoting = "promoted" in self._publication.evidence
-        if proved and not is_promoting and self._client.find(self._publication.candidate) is None:
-            if self._client.find(self._publication.tag) is not None:
-                return  # we were promoting
-            for step in ("uploaded", "created", "prompt", "tokens", "smoke"):
-                self._publication.evidence.pop(step, None)
-            kept = dict(self._publication.evidence)
-            rows = Publication.objects.filter(pk=self._publication.pk)
-            self._handle.write(lambda: rows.update(evidence=kept))
+    def _forget_what_does_not_hold(self) -> None:
+        """Evidence speaks of one file, one card and one model in Ollama: of others it proves nothing."""
+        publication, result = self._publication, self._export.result
+        evidence = dict(publication.evidence)
+        if evidence.get("merged", {}).get("sha256", result["sha256"]) != result["sha256"] or result["problem"]:
+            evidence = {}
+        proved = evidence.get("prompt", {}).get("digest", "")
+        there = {self._digest_of(name) for name in (publication.candidate, publication.tag)}
+        if "created" in evidence and (self._card() != publication.card or (proved and proved not in there)):
+            evidence = {step: found for step, found in evidence.items() if step not in FROM_CREATED}
+        if evidence != publication.evidence:
+            publication.evidence = evidence
+            rows = Publication.objects.filter(pk=publication.pk)
+            self._handle.write(lambda: rows.update(evidence=evidence))
+
+    def _upload(self) -> bool:
+        size = self._export.result["bytes"]
+
+        def progress(done: int) -> None:
+            self._handle.check()
+            self._handle.progress(done, size, unit="bytes", message="Uploading")
+
+        return self._client.upload(self._export.path, self._export.result["sha256"], progress)
+
+    def _card(self) -> str:
+        publication = self._publication
+        told = {"publication": publication, "export": self._export, "facts": services.card_facts(publication)}
+        return render_to_string("training/model_card.md", told)
 
     def _create(self, *, template: str) -> dict[str, Any]:
         publication = self._publication
         statuses: list[str] = []
         parameters = {**publication.parameters, "stop": self._expected["stop"]}
-        told = {"publication": publication, "export": self._export, "facts": services.card_facts(publication)}
-        card = render_to_string("training/model_card.md", told)
+        card = self._card()
         self._handle.write(lambda: Publication.objects.filter(pk=publication.pk).update(card=card))
+        publication.card = card
+        self._upload()  # Ollama removes what nothing points at when it starts
         self._client.create(
             publication.candidate,
             self._export.result["sha256"],
@@ -209,12 +259,23 @@ class Publishing:
 
     def _compare_prompts(self) -> dict[str, Any]:
         leading, pairs = self._expected["leading"], []
-        for entry in self._told:
+        for entry in self._expected["conversations"]:
             self._handle.check()
+            if "text" not in entry:
+                # Only a conversation with a system message of its own may be one that the template does not take.
+                ok = not self._publication.system and entry["messages"][0]["role"] == "system"
+                pairs.append({"name": entry["name"], "refusal": entry["refusal"], "ok": ok})
+                continue
             theirs = self._client.rendered(self._publication.candidate, entry["messages"])
             # The token before every text is put there by the template or by the engine: how many, the counts tell.
             same = _bare(theirs, leading) == _bare(entry["text"], leading)
             pairs.append({"name": entry["name"], "trained": entry["text"], "served": theirs, "ok": same})
+        if not self._told or any("refusal" in pair and not pair["ok"] for pair in pairs):
+            raise Refused(
+                "The model's template does not take these conversations, so there is nothing to compare. If a system "
+                "prompt is set, publish without one.",
+                {"pairs": pairs},
+            )
         return {"pairs": pairs, "ok": all(pair["ok"] for pair in pairs)}
 
     def _counted(self, what: str, tokens: int, read: Callable[[], int]) -> dict[str, Any]:
@@ -238,41 +299,52 @@ class Publishing:
         """The pages that show the steps read them again."""
         self._handle.publish("state", {"state": "running"})
 
-    def _fail(self, problem: str) -> None:
-        """The candidate goes, the stable model stays as it is, and the page says what was found."""
-        with contextlib.suppress(OllamaError):
+    def _remove_candidate(self) -> None:
+        with contextlib.suppress(OllamaError):  # the next publication of this model sweeps it up
             self._client.delete(self._publication.candidate)
+
+    def _fail(self, step: str, problem: str, found: dict[str, Any]) -> NoReturn:
+        """The candidate goes, the stable model stays as it is, and the page says what was found."""
+        self._remove_candidate()
+        if step:
+            self._keep(step, {**found, "ok": False, "problem": problem})
         self._handle.write(lambda: services.note_end(self._publication, Outcome.FAILED, problem))
         raise JobInputError(problem)
 
 
-@contextlib.contextmanager
-def translated(handle: Handle, publication: Publication, client: Client) -> Iterator[None]:
-    """What Ollama refuses fails the publication; what may pass is tried again, and fails it at the last attempt."""
-    try:
-        yield
-    except OllamaError as error:
-        problem = str(error)
-        is_last = handle.job.attempt >= handle.job.max_attempts
-        if error.trouble in PASSING and not is_last:
-            raise EngineFailed(problem) from None
+def wait_for_turn(handle: Handle, model: PublishedModel) -> None:
+    """Only one job at a time moves the names of a model; the turn ends with the job."""
+    while not handle.write(lambda: services.take_turn(model, handle.job)):
+        handle.check()
+        time.sleep(LOOK_SECONDS)
+
+
+def remove_leftovers(client: Client, publication: Publication) -> None:
+    """Candidates of earlier versions whose runner was lost before it could remove them."""
+    others = publication.model.publications.exclude(pk=publication.pk).exclude(outcome=Outcome.HELD)
+    for other in others.filter(job__state__in=FINISHED) | others.filter(job=None):
         with contextlib.suppress(OllamaError):
-            client.delete(publication.candidate)
-        handle.write(lambda: services.note_end(publication, Outcome.FAILED, problem))
-        raise JobInputError(problem) from None
+            if client.find(other.candidate):
+                client.delete(other.candidate)
 
 
 @contextlib.contextmanager
-def one_at_a_time(export: Export) -> Iterator[None]:
-    """Of several jobs on this machine that want the same file one makes it."""
+def one_at_a_time(handle: Handle, export: Export) -> Iterator[None]:
+    """Of several jobs on this machine that want the same file one makes it, and the others wait."""
     export.folder.mkdir(parents=True, exist_ok=True)
     with (export.folder.parent / f"{export.format}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                handle.check()
+                time.sleep(LOOK_SECONDS)
         yield
 
 
 def export_spec(export: Export) -> dict[str, Any]:
-    """What the engine needs to make an export."""
+    """What the engine needs to make an export. On the processor: devices belong to trainings, which hold slots."""
     run = export.run
     return {
         "task": "export",
@@ -282,17 +354,20 @@ def export_spec(export: Export) -> dict[str, Any]:
         "format": export.format,
         "method": run.method,
         "name": run.name[:80],
-        "base_sha256": _trained_beside(run),
+        **_trained_beside(run),
         "data_path": str(run.version.file_path),
         "data_sha256": run.version.sha256,
         "llama_cpp_dir": settings.LLAMA_CPP_DIR,
+        "device": "cpu",
+        **({"threads": settings.ENGINE_THREADS} if settings.ENGINE_THREADS else {}),
     }
 
 
-def _trained_beside(run: Run) -> str:
-    """The identity of the base's weights when the run was trained; empty for runs of before that was kept."""
+def _trained_beside(run: Run) -> dict[str, str]:
+    """Weights and chat template of the base as they were when the run was trained; empty for runs of before that."""
     path = run.folder / "environment.json"
-    return str(load_json(path).get("base_sha256", "")) if path.exists() else ""
+    told = load_json(path) if path.exists() else {}
+    return {name: str(told.get(name, "")) for name in ("base_sha256", "chat_template_sha256")}
 
 
 def _bare(text: str, leading: str) -> str:

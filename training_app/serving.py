@@ -3,13 +3,16 @@
 import os
 
 from datasets_app.models import ModelServer
-from training_app.ollama import Client, OllamaError
+from training_app.ollama import ANSWER_SECONDS, Client, OllamaError
 from training_app.services import servers as services
 
+LOOK_SECONDS = 5.0  # the short tasks of the site wait for one another
 
-def client_of(server: ModelServer) -> Client:
+
+def client_of(server: ModelServer, *, seconds: float = ANSWER_SECONDS) -> Client:
     """A client with the key that this machine's environment holds for the server."""
-    return Client(server.base_url, os.environ.get(server.key_variable, "") if server.key_variable else "")
+    key = os.environ.get(server.key_variable, "") if server.key_variable else ""
+    return Client(server.base_url, key, seconds=seconds)
 
 
 def look(pk: int) -> None:
@@ -18,7 +21,7 @@ def look(pk: int) -> None:
     if server is None:
         return
     try:
-        with client_of(server) as client:
+        with client_of(server, seconds=LOOK_SECONDS) as client:
             services.note_look(server, client.look())
     except OllamaError as error:
         services.note_look(server, None, str(error))

@@ -75,6 +75,11 @@ def test_an_adapter_of_another_base_is_refused(trained, smollm2, tmp_path):
     assert finished.code == 2 and "not those that this run was trained on" in finished.refusal
 
 
+def test_another_chat_template_than_the_trained_one_is_refused(trained, smollm2, tmp_path):
+    finished = export(tmp_path, trained("lora"), smollm2, format="f16", chat_template_sha256="0" * 64)
+    assert finished.code == 2 and "chat template is not the one that this run was trained with" in finished.refusal
+
+
 def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused(lesson, tiny_folder, tmp_path):
     train_here({**lesson, "run_dir": str(tmp_path / "run"), "method": "lora", "epochs": 1})
     finished = export(tmp_path, tmp_path / "run", tiny_folder, format="f16")

@@ -28,10 +28,8 @@ def exported() -> dict[str, Path]:
 
 def publish(run, server, actor, exported=None, **fields) -> Publication:
     """Publish, with every attempt that there is."""
-    if exported is not None and "file" in exported and not run.exports.exists():
-        shutil.copytree(exported["file"], run.folder / "exports" / FORMAT, dirs_exist_ok=True)
-        result = load_json(run.folder / "exports" / FORMAT / "result.json")
-        Export.objects.create(run=run, format=FORMAT, created_by=actor, result=result)
+    if exported is not None:
+        give_file(run, actor, exported)
     made = services.start_publication(
         actor=actor, run=run, server=server, **{"name": "gearbox", "format": FORMAT, **fields}
     )
@@ -39,6 +37,14 @@ def publish(run, server, actor, exported=None, **fields) -> Publication:
     if exported is not None and "file" not in exported:
         exported["file"] = run.folder / "exports" / FORMAT
     return Publication.objects.get(pk=made.pk)
+
+
+def give_file(run, actor, exported) -> None:
+    """Lay the file that an earlier test made beside this run."""
+    if "file" in exported and not run.exports.exists():
+        shutil.copytree(exported["file"], run.folder / "exports" / FORMAT, dirs_exist_ok=True)
+        result = load_json(run.folder / "exports" / FORMAT / "result.json")
+        Export.objects.create(run=run, format=FORMAT, created_by=actor, result=result)
 
 
 def exhaust() -> None:
@@ -73,11 +79,34 @@ def test_a_model_goes_every_step_and_answers_as_it_was_trained(
     page = client_of(viewer).get(publication.get_absolute_url()).content.decode()
     assert "Prompt is byte for byte the trained one" in page and "largest difference" in page
     card = client_of(viewer).get(reverse("publication_card", args=[publication.pk])).content.decode()
-    assert ("36 examples" not in card and "Its base stands under" in card) or "licence is not known" in card
+    assert "Gearbox v1" in card and "Its base stands under Apache-2.0" in card and "83% of the tuned model" in card
     model = PublishedModel.objects.get()
     assert model.current == publication and model.switches.get().after == publication
     page = client_of(viewer).get(model.get_absolute_url()).content.decode()
     assert "ft/gearbox:latest" in page and "trainer moved it from nothing to v1" in page
+
+
+def test_the_card_and_the_pages_tell_what_stands_behind_it(run, ollama, double, trainer, reviewer, viewer, client_of):
+    from datasets_app.models import Document, Example, ExampleText, VersionEntry
+    from training_app.models import BaseModel
+
+    published, project = standing(run, ollama, double, trainer), run.project
+    document = Document.objects.create(
+        project=project, name="gearbox.pdf", sha256="1" * 64, size=1, media_type="application/pdf", uploaded_by=trainer
+    )
+    for number in range(3):
+        example = Example.objects.create(dataset=run.version.dataset, document=document, author=trainer)
+        text = ExampleText.objects.create(example=example, content={"text": "T"}, search="T", author=trainer)
+        decided = {"decided_by": reviewer} if number else {"decided_name": "Ada (ada@example.org)"}
+        Example.objects.filter(pk=example.pk).update(text=text, state="approved", **decided)
+        VersionEntry.objects.create(version=run.version, example=example, text=text, split="train")
+    told = services.card_facts(published)
+    assert (told.rows, told.reviewed, told.reviewers) == (3, 3, 2)
+    assert [(entry.name, entry.taught) for entry in told.documents] == [("gearbox.pdf", 3)]
+    client = client_of(viewer)
+    assert "gearbox.pdf" in client.get(published.model.get_absolute_url()).content.decode()
+    assert "ft/gearbox" in client.get(reverse("document_models", args=[document.pk])).content.decode()
+    assert services.licence_duties(BaseModel(name="llama3.2:1b", licence="Llama 3.2"))
 
 
 def test_a_second_version_then_back_and_away(
@@ -140,11 +169,12 @@ def test_what_is_wrong_promotes_nothing_and_is_shown(
 ):
     monkeypatch.setattr("training_app.publishing.SMOKE_TOKENS", 40)
     stable = standing(run, ollama, double, trainer)
+    give_file(run, trainer, exported)
     before = dict(double.models)
     behaviour, step, sentence = FAULTS[fault]
-    if "upload" in fault:
-        for path in double.folder.iterdir():
-            path.unlink()
+    if "upload" in fault:  # the file is not there yet
+        for export in run.exports.all():
+            double.blob(f"sha256:{export.result['sha256']}").unlink(missing_ok=True)
         double.unload()
     for name, value in behaviour.items():
         setattr(double.behave, name, value)
@@ -152,13 +182,93 @@ def test_what_is_wrong_promotes_nothing_and_is_shown(
     assert failed.outcome == "failed" and sentence in failed.problem, failed.problem
     assert double.models == before, "the stable model or a candidate was touched"
     assert PublishedModel.objects.get().current == stable
-    assert not failed.evidence.get(step, {}).get("ok")
+    assert failed.evidence[step]["ok"] is False, failed.evidence
     page = client_of(viewer).get(failed.get_absolute_url()).content.decode()
     assert "Nothing was promoted; the stable version is as it was." in page
     if step == "prompt":
         assert "<mark>" in page and "As Ollama serves it" in page
     if step == "tokens":
         assert page.count('class="text-danger"') >= 3
+
+
+def test_a_system_prompt_that_the_template_does_not_take_is_no_proof(run, ollama, double, trainer, exported):
+    """Nothing compared is nothing proved."""
+    made = services.start_publication(actor=trainer, run=run, server=ollama, name="gearbox", format=FORMAT)
+    refused = {"name": "a question", "messages": [{"role": "user", "content": "Q"}], "refusal": "no system role"}
+    expected = {"conversations": [refused], "texts": [], "questions": [], "template": "", "leading": "", "stop": []}
+    Publication.objects.filter(pk=made.pk).update(system="Be brief.", expected={**expected, "answer_tokens": 1})
+    give_file(run, trainer, exported)
+    exhaust()
+    made.refresh_from_db()
+    assert made.outcome == "failed" and "there is nothing to compare" in made.problem and not double.models
+
+
+def test_a_candidate_that_was_exchanged_is_not_promoted(run, ollama, double, trainer, exported, monkeypatch):
+    from training_app.publishing import Publishing
+
+    real = Publishing._gate
+
+    def exchange(self):
+        double.models[self._publication.candidate] = Manifest(double.models[self._publication.candidate].gguf)
+        return real(self)
+
+    monkeypatch.setattr(Publishing, "_gate", exchange)
+    made = publish(run, ollama, trainer, exported)
+    assert made.outcome == "failed" and "is not the model that was proved" in made.problem
+    assert "ft/gearbox:latest" not in double.models and PublishedModel.objects.get().current is None
+
+
+def test_a_stable_name_of_somebody_elses_is_not_taken(run, ollama, double, trainer, exported):
+    foreign = Manifest("sha256:" + "7" * 64)
+    double.blob(foreign.gguf).write_bytes(b"GGUF")
+    double.models["ft/gearbox:latest"] = foreign
+    made = publish(run, ollama, trainer, exported)
+    assert made.outcome == "failed" and "is another model than this site published" in made.problem
+    assert double.models["ft/gearbox:latest"] is foreign
+
+
+def test_a_candidate_that_cannot_be_removed_makes_nothing_unpublished(
+    run, ollama, double, trainer, exported, monkeypatch
+):
+    from training_app.ollama import OllamaError, Trouble
+
+    def forbidden(self, name):
+        raise OllamaError(Trouble.REFUSED, "DELETE is not allowed by the proxy")
+
+    monkeypatch.setattr(Client, "delete", forbidden)
+    made = publish(run, ollama, trainer, exported)
+    assert made.outcome == "published" and made.model.current == made
+
+
+def test_a_file_that_was_made_anew_is_proved_anew(run, ollama, double, trainer, owner, exported):
+    Evaluation.objects.all().delete()
+    held = publish(run, ollama, trainer, exported)
+    export = run.exports.get()
+    Export.objects.update(result={**export.result, "problem": "It answers otherwise.", "parity": []})
+    services.override_gate(actor=owner, publication=held, reason="Try it")
+    # The engine would make it again; what stands there by then is refused.
+    run_all()
+    held.refresh_from_db()
+    assert held.outcome in ("failed", "published") and (held.outcome == "published") == run.exports.get().is_ready
+
+
+def test_two_that_move_the_same_names_take_turns(run, ollama, double, trainer, exported):
+    made = publish(run, ollama, trainer, exported)
+    first, second = made.job, run.job
+    Job.objects.filter(pk=first.pk).update(state=JobState.RUNNING, token="0" * 32)
+    assert services.take_turn(made.model, first) and not services.take_turn(made.model, second)
+    Job.objects.filter(pk=first.pk).update(state=JobState.SUCCEEDED, token=None)
+    assert services.take_turn(made.model, second)
+
+
+def test_a_server_closed_to_publishing_meanwhile(run, ollama, double, trainer, exported):
+    from datasets_app.models import ModelServer
+
+    made = services.start_publication(actor=trainer, run=run, server=ollama, name="gearbox", format=FORMAT)
+    ModelServer.objects.update(takes_models=False)
+    exhaust()
+    made.refresh_from_db()
+    assert made.outcome == "failed" and "may not be published to" in made.problem and not double.asked
 
 
 def test_adapters_are_refused_by_ollama_which_is_why_they_are_never_sent(ollama, double):
@@ -291,6 +401,47 @@ def test_a_candidate_that_somebody_deleted_is_made_and_proved_again(run, ollama,
     assert held.outcome == "published" and held.evidence["smoke"]["ok"]
 
 
+def test_stopped_by_a_person_the_candidate_goes(run, ollama, double, trainer, client_of, exported, monkeypatch):
+    from finetune_site.jobs import services as jobs
+    from training_app.publishing import Publishing
+
+    real = Publishing._smoke
+
+    def stop_first(self):
+        jobs.cancel(actor=trainer, job=Job.objects.get(pk=self._publication.job_id))
+        self._handle._cancel.set()  # as the next heartbeat does
+        return real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Publishing, "_smoke", stop_first)
+        stopped = publish(run, ollama, trainer, exported)
+    assert (stopped.outcome, stopped.job.state) == ("failed", "cancelled")
+    assert "Stopped before it was promoted." in stopped.problem and not double.models
+    jobs.requeue(actor=trainer, job=stopped.job)
+    exhaust()
+    stopped.refresh_from_db()
+    assert (stopped.outcome, stopped.problem) == ("published", "")
+
+
+def test_lost_with_its_runner_it_is_not_published_and_swept_up_by_the_next(run, ollama, double, trainer, exported):
+    Evaluation.objects.all().delete()
+    lost = publish(run, ollama, trainer, exported)
+    Job.objects.filter(pk=lost.job_id).update(state=JobState.FAILED)
+    Publication.objects.filter(pk=lost.pk).update(outcome="working")
+    assert Publication.objects.get(pk=lost.pk).standing == "failed"
+    judge(run, trainer, GOOD)
+    assert publish(run, ollama, trainer, exported).outcome == "published"
+    assert set(double.models) == {"ft/gearbox:v2", "ft/gearbox:latest"}
+
+
+def test_a_project_with_published_models_can_be_deleted(run, ollama, double, trainer, owner):
+    from finetune_site.projects.services import delete_project
+
+    standing(run, ollama, double, trainer)
+    delete_project(actor=owner, project=run.project)
+    assert not PublishedModel.objects.exists()
+
+
 def test_a_version_that_is_gone_in_ollama_is_not_switched_to(run, ollama, double, trainer, client_of, exported):
     first, second = publish(run, ollama, trainer, exported), publish(run, ollama, trainer, exported, note="2")
     del double.models["ft/gearbox:v1"]
@@ -312,7 +463,7 @@ def test_the_file_comes_whole_with_its_hash(run, trainer, viewer, stranger, clie
     answer = client_of(viewer).get(url)
     import hashlib
 
-    whole = b"".join(answer.streaming_content)
+    whole = b"".join(answer)
     assert hashlib.sha256(whole).hexdigest() == made.result["sha256"] and len(whole) == made.result["bytes"]
     assert client_of(stranger).get(url).status_code == 404
     page = client.post(reverse("export_create", args=[run.pk]), {"format": "q4_k_m"}, follow=True).content.decode()

@@ -13,11 +13,12 @@ from finetune_site.lib.channel import Channel, InputError
 from training_app.engine import gguf_file
 from training_app.engine.adapters import trained_folder
 from training_app.engine.hardware import choose_machine
-from training_app.engine.prepare import identity
+from training_app.engine.prepare import check_base
 from training_app.engine.rows import file_sha256
 from training_app.engine.spec import FORMATS, ExportSpec
 
 MERGED = "merged"
+WITHOUT_THOUGHTS = "{%- set enable_thinking = false -%}"
 
 
 def export(spec: ExportSpec, channel: Channel) -> dict[str, Any]:
@@ -29,30 +30,22 @@ def export(spec: ExportSpec, channel: Channel) -> dict[str, Any]:
         if spec.method == "full":
             raise InputError("A full training has no adapter: its result is a whole model. Export it merged.")
         return _described(spec, _zip(trained, out_dir / "adapter.zip", channel))
-    _check_base(spec)
+    check_base(spec.base_dir, spec.base_sha256, spec.chat_template_sha256)
     channel.emit("stage", name="merge")
     merged = _merge(spec, out_dir / MERGED)
     channel.check()
-    if spec.format == MERGED:
-        made = _described(spec, _zip(merged, out_dir / "merged.zip", channel))
-        shutil.rmtree(merged)
-        return made
-    channel.emit("stage", name="convert")
-    path = gguf_file.convert(merged, out_dir / f"{spec.format}.gguf", spec, channel)
-    channel.check()
-    channel.emit("stage", name="check")
-    proof = _prove(spec, merged, path, channel)
-    shutil.rmtree(merged)
-    return {**_described(spec, path), **proof}
-
-
-def _check_base(spec: ExportSpec) -> None:
-    """An adapter belongs to the very weights that it was trained beside."""
-    if spec.base_sha256 and identity(Path(spec.base_dir)) != spec.base_sha256:
-        raise InputError(
-            "The base model's weights are not those that this run was trained on, so its adapter is refused. An "
-            "operator puts the former weights back, or the run is trained again."
-        )
+    try:
+        if spec.format == MERGED:
+            return _described(spec, _zip(merged, out_dir / "merged.zip", channel))
+        channel.emit("stage", name="convert")
+        path = gguf_file.convert(merged, out_dir / f"{spec.format}.gguf", spec, channel)
+        channel.check()
+        channel.emit("stage", name="check")
+        proof = _prove(spec, merged, path, channel)
+        return {**_described(spec, path), **proof}
+    finally:
+        if not channel.should_stop:  # who was told to stop goes on from it
+            shutil.rmtree(merged)
 
 
 def _merge(spec: ExportSpec, folder: Path) -> Path:
@@ -70,6 +63,9 @@ def _merge(spec: ExportSpec, folder: Path) -> Path:
         return folder
     choose_machine(spec.threads, "cpu", "float32")
     tokenizer = load_tokenizer(spec.base_dir)
+    if "enable_thinking" in tokenizer.chat_template:
+        # It was trained without thoughts, see `render`: whoever asks it later must not turn them on by saying nothing.
+        tokenizer.chat_template = WITHOUT_THOUGHTS + tokenizer.chat_template
     model = load_tuned(spec.base_dir, spec.run_dir, spec.method, torch.device("cpu"))
     model = model.to(getattr(read_config(spec.base_dir), "dtype", None) or torch.float32)
     ends = end_tokens(tokenizer)

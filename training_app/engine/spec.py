@@ -360,8 +360,9 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 class ExportSpec:
     """Write a finished run's model as one file.
 
-    `base_sha256`: the base that the run was trained on; another one is refused. `llama_cpp_dir`: the operator's
-    llama.cpp tree; empty: the installed package's. `data_path`: the version, for questions to compare with.
+    `base_sha256`, `chat_template_sha256`: the base that the run was trained on; another one is refused.
+    `llama_cpp_dir`: the operator's llama.cpp tree; empty: the installed package's. `data_path`: the version, for
+    questions to compare with.
     """
 
     base_dir: str
@@ -371,6 +372,7 @@ class ExportSpec:
     method: str = "dora"
     name: str = ""
     base_sha256: str = ""
+    chat_template_sha256: str = ""
     data_path: str = ""
     data_sha256: str = ""
     llama_cpp_dir: str = ""
@@ -385,11 +387,15 @@ class ExportSpec:
 
 @dataclass(frozen=True)
 class PromptsSpec:
-    """Write down what a published model must read. `system`: what it is told where a conversation has no such turn."""
+    """Write down what a published model must read. `system`: what it is told where a conversation has no such turn;
+    `base_sha256`, `chat_template_sha256` as in `ExportSpec`.
+    """
 
     base_dir: str
     out_dir: str
     system: str = ""
+    base_sha256: str = ""
+    chat_template_sha256: str = ""
     data_path: str = ""
     data_sha256: str = ""
 

@@ -7,13 +7,15 @@ from django.contrib.auth.models import User
 
 from finetune_site.jobs.handle import EngineFailed, Handle, JobInputError
 from finetune_site.jobs.kinds import job_kind
+from finetune_site.jobs.models import Job
 from training_app import serving
 from training_app.jobs.runs import prepare_base, run_engine, work_folder
 from training_app.models import Export, OllamaPull, Publication, PublishedModel
 from training_app.ollama import PASSING, Client, OllamaError
-from training_app.publishing import Publishing, Refused, export_spec, one_at_a_time, translated
+from training_app.publishing import Publishing, Refused, export_spec, one_at_a_time, remove_leftovers, wait_for_turn
 from training_app.services import housekeeping
 from training_app.services import publishing as services
+from training_app.services.runs import TrainingError
 from training_app.serving import client_of
 
 STAGES = {
@@ -29,7 +31,7 @@ STAGES = {
 @job_kind("training.export", title="Export", max_attempts=3)
 def export(handle: Handle) -> None:
     """Write a run's model as one file and prove it."""
-    entry = Export.objects.select_related("run__base", "run__version").get(job=handle.job)
+    entry = _of(Export.objects.select_related("run__base", "run__version"), job=handle.job)
     make_export(handle, entry)
     if entry.result["problem"]:
         raise JobInputError(entry.result["problem"])
@@ -39,25 +41,33 @@ def export(handle: Handle) -> None:
 def publish(handle: Handle) -> None:
     """Bring a model into Ollama, step by step; a later attempt goes on after the last step that passed."""
     found = Publication.objects.select_related("model__server", "model__project", "run__base", "run__version")
-    publication = found.get(job=handle.job)
-    run, server = publication.run, publication.model.server
+    publication = _of(found, job=handle.job)
+    if publication.outcome == Publication.Outcome.PUBLISHED:
+        return  # the attempt before was lost right behind it
     entry, _ = Export.objects.get_or_create(
-        run=run, format=publication.format, defaults={"created_by": publication.created_by}
+        run=publication.run, format=publication.format, defaults={"created_by": publication.created_by}
     )
-    try:
-        make_export(handle, entry)
-    except JobInputError as error:
-        problem = str(error)
-        handle.write(lambda: services.note_end(publication, Publication.Outcome.FAILED, problem))
-        raise
-    with client_of(server) as client, translated(handle, publication, client):
+    handle.write(lambda: services.note_end(publication, Publication.Outcome.WORKING))
+    with client_of(publication.model.server) as client:
+        try:
+            services.check_server(publication.model.server)
+            client.look()  # a wrong key is said now, not after an hour of merging
+            remove_leftovers(client, publication)
+            make_export(handle, entry)
+        except (TrainingError, OllamaError, JobInputError) as error:
+            problem, is_passing = str(error), isinstance(error, OllamaError) and error.trouble in PASSING
+            if is_passing and handle.job.attempt < handle.job.max_attempts:
+                raise EngineFailed(problem) from None
+            handle.write(lambda: services.note_end(publication, Publication.Outcome.FAILED, problem))
+            raise JobInputError(problem) from None
         Publishing(handle, publication, client, partial(_engine, handle)).run()
 
 
 @job_kind("training.change_published", title="Change a published model", max_attempts=3)
 def change_published(handle: Handle) -> None:
     """Switch the stable name, withdraw a version, or remove a candidate that was given up."""
-    model = PublishedModel.objects.select_related("server").get(switch_job=handle.job)
+    model = _of(PublishedModel.objects.select_related("server"), switch_job=handle.job)
+    wait_for_turn(handle, model)
     publication = model.publications.get(pk=model.wish["publication"])
     by = User.objects.get(pk=model.wish["by"])
     try:
@@ -113,7 +123,7 @@ def _change(handle: Handle, client: Client, publication: Publication, by: User, 
 def make_export(handle: Handle, entry: Export) -> None:
     """See that an export's file is there, made and proved by the engine; what was found stands with the export."""
     prepare_base(handle, entry.run.base)
-    with one_at_a_time(entry):
+    with one_at_a_time(handle, entry):
         entry.refresh_from_db(fields=["result"])
         if entry.is_ready:
             return
@@ -126,6 +136,14 @@ def make_export(handle: Handle, entry: Export) -> None:
         handle.write(lambda: Export.objects.filter(pk=entry.pk).update(result=result))
         entry.result = result
     housekeeping.measure_disk(entry.run)
+
+
+def _of(rows: Any, **of: Job) -> Any:
+    """The row that a job works for; a job that was replaced meanwhile has none, and says so."""
+    found = rows.filter(**of).first()
+    if found is None:
+        raise JobInputError("Another job has taken this one's place. Look at the page of what it worked on.")
+    return found
 
 
 def _engine(handle: Handle, spec: dict[str, Any]) -> dict[str, Any]:

@@ -110,6 +110,9 @@ class PublishedModel(models.Model):
     created_at = models.DateTimeField(default=timezone.now)
     current = models.ForeignKey("Publication", models.RESTRICT, null=True, related_name="+")
     switch_job = models.OneToOneField(Job, models.SET_NULL, null=True, related_name="changed_model")
+    turn_job = models.OneToOneField(
+        Job, models.SET_NULL, null=True, related_name="+", help_text="Who moves its names now: one at a time"
+    )
     wish = models.JSONField(default=dict, help_text="What `switch_job` is to do")
 
     objects = PublishedModelQuerySet.as_manager()
@@ -146,7 +149,7 @@ class Publication(models.Model):
 
     model = models.ForeignKey(PublishedModel, models.CASCADE, related_name="publications")
     number = models.PositiveIntegerField()
-    run = models.ForeignKey(Run, models.PROTECT, related_name="publications")
+    run = models.ForeignKey(Run, models.RESTRICT, related_name="publications")
     format = models.CharField(max_length=10)
     system = models.TextField(blank=True)
     parameters = models.JSONField(default=dict, help_text="Ollama's: temperature, num_ctx, …")
@@ -201,6 +204,17 @@ class Publication(models.Model):
     @property
     def is_on_its_way(self) -> bool:
         return bool(self.job and not self.job.is_finished)
+
+    @property
+    def standing(self) -> str:
+        """Its outcome; what was lost on its way, with its runner, counts as not published."""
+        if self.outcome == self.Outcome.WORKING and not self.is_on_its_way:
+            return self.Outcome.FAILED
+        return self.outcome
+
+    @property
+    def standing_in_words(self) -> str:
+        return str(self.Outcome(self.standing).label)
 
     @property
     def steps(self) -> Iterator[tuple[str, str, str, Any]]:
@@ -270,6 +284,7 @@ class OllamaState(models.Model):
     loaded = models.JSONField(default=list)
     problem = models.TextField(blank=True)
     seen_at = models.DateTimeField(null=True)
+    asked_at = models.DateTimeField(null=True)
 
     def __str__(self) -> str:
         return f"state of {self.server}"

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from datasets_app.models import DatasetVersion, Document, Example, ModelServer
 from finetune_site.jobs import services as jobs
-from finetune_site.jobs.models import FINISHED
+from finetune_site.jobs.models import FINISHED, Job, JobState
 from finetune_site.lib.files import folder_bytes
 from finetune_site.projects.models import Project
 from finetune_site.projects.services import audit
@@ -97,8 +97,7 @@ def start_publication(
         raise TrainingError("Ollama takes GGUF files only. Choose one of those formats.")
     if told := refusal(run, format):
         raise TrainingError(told)
-    if server.provider != ModelServer.OLLAMA or not server.takes_models:
-        raise TrainingError(f"Models may not be published to {server}. An operator can allow it in the administration.")
+    check_server(server)
     if not NAME.fullmatch(name):
         raise TrainingError("The name may hold small letters, digits, - and _, and begins with a letter or a digit.")
     model = _model(actor, run.project, server, f"{NAMESPACE}/{name}")
@@ -121,6 +120,22 @@ def start_publication(
     return publication
 
 
+def check_server(server: ModelServer) -> None:
+    """Raise `TrainingError` where operators do not let people publish (any more)."""
+    if server.provider != ModelServer.OLLAMA or not server.takes_models:
+        raise TrainingError(f"Models may not be published to {server}. An operator can allow it in the administration.")
+
+
+def take_turn(model: PublishedModel, job: Job) -> bool:
+    """Whether it is this job's turn to move the names of a model; the others wait until it has ended."""
+    locked = PublishedModel.objects.select_for_update().get(pk=model.pk)
+    holder = locked.turn_job
+    if holder and holder.pk != job.pk and holder.state == JobState.RUNNING:
+        return False
+    PublishedModel.objects.filter(pk=model.pk).update(turn_job=job)
+    return True
+
+
 def _model(actor: User, project: Project, server: ModelServer, name: str) -> PublishedModel:
     """The model of that name; a name that another project holds is refused without telling whose it is."""
     model, _ = PublishedModel.objects.get_or_create(
@@ -136,6 +151,7 @@ def override_gate(*, actor: User, publication: Publication, reason: str) -> None
     """Promote a version that the gate holds, for a reason that is kept."""
     if not reason.strip():
         raise TrainingError("Say why it is published although the gate holds it.")
+    check_server(publication.model.server)
     moved = Publication.objects.filter(pk=publication.pk, outcome=Outcome.HELD).update(
         override_by=actor, override_reason=reason.strip(), outcome=Outcome.WORKING
     )
@@ -149,6 +165,7 @@ def override_gate(*, actor: User, publication: Publication, reason: str) -> None
 @transaction.atomic
 def try_gate_again(*, actor: User, publication: Publication) -> None:
     """Look at the gate anew, after another evaluation or with other thresholds."""
+    check_server(publication.model.server)
     moved = Publication.objects.filter(pk=publication.pk, outcome=Outcome.HELD).update(outcome=Outcome.WORKING)
     if not moved:
         raise TrainingError("The gate does not hold this version any more.")
@@ -158,12 +175,10 @@ def try_gate_again(*, actor: User, publication: Publication) -> None:
 
 @transaction.atomic
 def discard(*, actor: User, publication: Publication) -> None:
-    """Give up a version that the gate holds: its candidate is removed."""
-    moved = Publication.objects.filter(pk=publication.pk, outcome=Outcome.HELD).update(
-        outcome=Outcome.FAILED, problem=f"Discarded by {actor}."
-    )
-    if not moved:
-        raise TrainingError("The gate does not hold this version any more.")
+    """Give up a version that the gate holds, or that was lost on its way: its candidate is removed."""
+    if publication.outcome != Outcome.HELD and publication.standing != Outcome.FAILED:
+        raise TrainingError("Only a version that is held or was not published can be discarded.")
+    Publication.objects.filter(pk=publication.pk).update(outcome=Outcome.FAILED, problem=f"Discarded by {actor}.")
     _change(actor, publication.model, f"discard {publication.candidate}", publication, "discarded")
 
 
@@ -174,6 +189,7 @@ def switch(*, actor: User, publication: Publication, reason: str = "") -> None:
         raise TrainingError("Only a published version can be the stable one.")
     if publication.model.current_id == publication.pk:
         raise TrainingError("This version is the stable one already.")
+    check_server(publication.model.server)
     _change(actor, publication.model, f"switch to v{publication.number}", publication, "switched", reason)
 
 
@@ -225,8 +241,6 @@ def note_end(publication: Publication, outcome: str, problem: str = "") -> None:
 def note_promoted(publication: Publication, digest: str) -> None:
     """The stable name means this version now. Written twice, it is there once."""
     model = PublishedModel.objects.select_for_update().get(pk=publication.model_id)
-    if model.current_id == publication.pk:
-        return
     Publication.objects.filter(pk=publication.pk).update(
         outcome=Outcome.PUBLISHED, digest=digest, published_at=timezone.now(), problem=""
     )
@@ -298,6 +312,8 @@ def look_at_gate(run: Run) -> GateFinding:
         lines.append(("general answers kept", told, kept >= gate.min_kept))
     failed = [what for what, _, passed in lines if not passed]
     problem = f"The gate holds it: {', '.join(failed)}." if failed else ""
+    if not lines:
+        problem = "The evaluation asked nothing that could tell. Seal a version with recall or validation questions."
     return GateFinding(tuple(lines), problem, newest.pk)
 
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from django.contrib.auth.models import User
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 from django_q.tasks import async_task
 
@@ -17,7 +18,7 @@ from training_app.models import OllamaPull, OllamaState
 from training_app.ollama import Look
 from training_app.services.runs import TrainingError
 
-FRESH = timedelta(seconds=20)
+FRESH, PATIENCE = timedelta(seconds=20), timedelta(seconds=60)
 # Without a host: a name with one would have the server ask an address of somebody's choice.
 PULLED = re.compile(r"(?:[a-z0-9][\w-]{0,79}/)?[a-z0-9][\w.-]{0,79}(?::[a-z0-9][\w.-]{0,79})?", re.IGNORECASE)
 
@@ -27,7 +28,10 @@ def states() -> list[OllamaState]:
     servers = ModelServer.objects.filter(provider=ModelServer.OLLAMA)
     found = [OllamaState.objects.get_or_create(server=server)[0] for server in servers]
     for state in found:
-        if state.seen_at is None or state.seen_at < timezone.now() - FRESH:
+        now = timezone.now()
+        asked_lately = Q(asked_at__gt=now - PATIENCE) | Q(seen_at__gt=now - FRESH)
+        # Many pages ask, and a server may hang: one question at a time.
+        if OllamaState.objects.filter(pk=state.pk).exclude(asked_lately).update(asked_at=now):
             look(state.server)
     return found
 
@@ -60,7 +64,7 @@ def start_pull(*, actor: User, server: ModelServer, name: str) -> OllamaPull:
 
 def note_look(server: ModelServer, found: Look | None, problem: str = "") -> None:
     """Keep what was seen, or why nothing could be."""
-    fields = {"problem": problem, "seen_at": timezone.now()}
+    fields = {"problem": problem, "seen_at": timezone.now(), "asked_at": None}
     if found:
         told = {
             "version": found.version,

@@ -1,6 +1,6 @@
 """Publishing to Ollama: begin, watch each step, decide at the gate, switch versions, withdraw."""
 
-import difflib
+from itertools import takewhile
 from typing import Any
 
 from django.contrib import messages
@@ -145,19 +145,27 @@ def _shown(evidence: dict[str, Any] | None) -> dict[str, Any] | None:
     """The evidence as the page shows it: of two prompts what only one of them has is marked."""
     if not evidence or "pairs" not in evidence:
         return evidence
-    pairs = [{**pair, **dict(zip(PIECES, _marked(pair), strict=True))} for pair in evidence["pairs"]]
+    pairs = [
+        pair if "refusal" in pair else {**pair, **dict(zip(PIECES, _marked(pair), strict=True))}
+        for pair in evidence["pairs"]
+    ]
     return {**evidence, "pairs": pairs}
 
 
 def _marked(pair: dict[str, Any]) -> tuple[list[Piece], list[Piece]]:
-    """Both prompts in pieces, each with whether the other lacks it. Line ends are made visible."""
-    ours, theirs = (str(pair[name]).replace("\n", "⏎\n") for name in ("trained", "served"))
-    trained: list[Piece] = []
-    served: list[Piece] = []
-    for how, start, end, other_start, other_end in difflib.SequenceMatcher(None, ours, theirs, False).get_opcodes():
-        trained.append((ours[start:end], how != "equal"))
-        served.append((theirs[other_start:other_end], how != "equal"))
-    return trained, served
+    """Both prompts in pieces: what lies between their common beginning and end is marked. Line ends are visible."""
+    texts = [str(pair[name]).replace("\n", "⏎\n") for name in ("trained", "served")]
+    if texts[0] == texts[1]:
+        return [(texts[0], False)], [(texts[1], False)]
+    start = _shared(*texts)
+    end = _shared(*(text[start:][::-1] for text in texts))
+    ours, theirs = ([(t[:start], False), (t[start : len(t) - end], True), (t[len(t) - end :], False)] for t in texts)
+    return ours, theirs
+
+
+def _shared(first: str, second: str) -> int:
+    """How many letters both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 def _model_context(request: SignedInRequest, pk: int) -> dict[str, object]:
