@@ -25,6 +25,7 @@ TIMEOUT_SECONDS = 30.0
 IMPORT_SECONDS = 120.0
 PAGE = 100
 ID_PAGE = 1000
+ONLY_IDS: dict[str, Any] = {"include": "id", "fields": "task_only"}
 MAX_TITLE = 50
 HOOK_ACTIONS = (
     "ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED", "TASKS_DELETED",
@@ -204,17 +205,16 @@ class Client:
             found.setdefault(str(task.data.get("example", "")), []).append(task.id)
         return found
 
-    def changed_since(self, project: int, since: datetime | None) -> Iterator[RemoteTask]:
-        """Tasks that were touched after `since`, also by deleting an annotation; None: those ever judged or skipped.
-
-        With None a task that is both comes twice.
-        """
-        if since is not None:
-            told = f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
-            yield from self._tasks(project, [("updated_at", "greater", told, "Datetime")])
-            return
+    def judged_since(self, project: int, since: datetime | None) -> Iterator[RemoteTask]:
+        """Tasks with annotations or skips that were touched after `since`, or ever. One that has both comes twice."""
         for name in ("total", "cancelled"):
-            yield from self._tasks(project, [(f"{name}_annotations", "greater", 0, "Number")])
+            conditions: list[Condition] = [(f"{name}_annotations", "greater", 0, "Number")]
+            yield from self._tasks(project, conditions + _touched(since))
+
+    def bare_since(self, project: int, since: datetime) -> set[int]:
+        """Ids of the tasks without annotations that were touched after `since`: made, changed, or robbed of theirs."""
+        conditions: list[Condition] = [("total_annotations", "equal", 0, "Number"), *_touched(since)]
+        return {task.id for task in self._tasks(project, conditions, page_size=ID_PAGE, **ONLY_IDS)}
 
     def task(self, pk: int) -> RemoteTask:
         return self._asked(lambda: _task(self._sdk.tasks.get(str(pk))))
@@ -230,8 +230,7 @@ class Client:
     def task_ids(self, project: int) -> set[int]:
         """The ids of all tasks there; `Trouble.UNCERTAIN` when fewer came than there are."""
         total = self.project(project).tasks
-        options: dict[str, Any] = {"include": "id", "fields": "task_only"}
-        found = {task.id for task in self._tasks(project, [], page_size=ID_PAGE, **options)}
+        found = {task.id for task in self._tasks(project, [], page_size=ID_PAGE, **ONLY_IDS)}
         if len(found) < total:
             raise LabelStudioError(Trouble.UNCERTAIN, "Label Studio told fewer tasks than it holds.")
         return found
@@ -370,6 +369,12 @@ def _filter(*conditions: Condition) -> str:
         for column, operator, value, kind in conditions
     ]
     return json.dumps({"filters": {"conjunction": "and", "items": items}, "ordering": ["tasks:id"]})
+
+
+def _touched(since: datetime | None) -> list[Condition]:
+    if since is None:
+        return []
+    return [("updated_at", "greater", f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}", "Datetime")]
 
 
 def _dict(found: Any) -> dict[str, Any]:

@@ -4,8 +4,8 @@ The rules, which the page states in the same words: a side that alone changed wi
 different on both sides is a conflict that a person decides. Reading a change twice adds nothing.
 """
 
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
 
 from django.contrib.auth.models import User
 from django.utils import timezone
@@ -65,7 +65,9 @@ def _pull_project(
     """Read what was touched since the last time; whole: all that was ever judged, which finds what was missed."""
     assert project.remote_id is not None
     count, newest = 0, project.seen_until
-    for task in client.changed_since(project.remote_id, newest - OVERLAP if newest and not is_whole else None):
+    since = newest - OVERLAP if newest and not is_whole else None
+    judged: set[int] = set()
+    for task in _changed(project, client, since, judged):
         handle.check()
         voices = {entry.by: people.voice(entry.by) for entry in task.annotations}
         count += handle.write(lambda task=task, voices=voices: _take(project, task, voices))  # type: ignore[misc]
@@ -74,6 +76,30 @@ def _pull_project(
         handle.progress(count, unit="decisions")
     handle.write(lambda: LabelStudioProject.objects.filter(pk=project.pk).update(seen_until=newest))
     return count
+
+
+def _changed(
+    project: LabelStudioProject, client: Client, since: datetime | None, judged: set[int]
+) -> Iterator[RemoteTask]:
+    """The judged tasks, whose ids go into `judged`; then those that were judged and are not any more.
+
+    So that the time follows the decisions: the many tasks that wait there were touched too, when they were sent.
+    """
+    assert project.remote_id is not None
+    for remote in client.judged_since(project.remote_id, since):
+        judged.add(remote.id)
+        yield remote
+    told = project.tasks.exclude(remote_id=None).exclude(annotation_id=None, outcome=Outcome.OPEN)
+    told = told.exclude(outcome=Outcome.GONE)
+    if since is not None:
+        told = told.filter(remote_id__in=client.bare_since(project.remote_id, since))
+    for row in told.exclude(remote_id__in=judged):
+        assert row.remote_id is not None
+        try:
+            yield client.task(row.remote_id)
+        except LabelStudioError as error:
+            if error.trouble != Trouble.GONE:
+                raise  # a deleted task is found by the next whole look
 
 
 def _take(project: LabelStudioProject, remote: RemoteTask, voices: Mapping[int | None, Voice]) -> int:
@@ -89,8 +115,8 @@ def _take(project: LabelStudioProject, remote: RemoteTask, voices: Mapping[int |
         _take_back(task)
         return 1
     if annotation is None:
-        if remote.annotations and task.outcome == Outcome.OPEN:
-            task.outcome = Outcome.SKIPPED
+        if task.outcome in (Outcome.OPEN, Outcome.SKIPPED):
+            task.outcome = Outcome.SKIPPED if remote.annotations else Outcome.OPEN
         task.save(update_fields=["remote_id", "outcome"])
         return 0
     if (annotation.id, annotation.updated_at) == (task.annotation_id, task.annotated_at):

@@ -9,7 +9,7 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from datasets_app import labelstudio, sending
+from datasets_app import labelstudio, pulling, sending
 from datasets_app.labelstudio import Client
 from datasets_app.models import Conflict, Decision, LabelStudioLink, LabelStudioProject, LabelStudioServer
 from datasets_app.services import datasets, examples
@@ -250,8 +250,35 @@ def test_many_changes_come_page_by_page_and_a_whole_look_finds_the_missed(datase
     assert dataset.examples.filter(state="rejected").count() == 1
 
 
+def test_an_annotation_deleted_unseen_is_found_by_a_whole_look(dataset, link, there):
+    first = dataset.examples.first()
+    annotate(there, first, "approve")
+    sync(link)
+    there.annotations.delete(task_of(first).annotation_id)
+    LabelStudioProject.objects.update(seen_until=timezone.now() + timedelta(hours=1))
+    sync(link)
+    assert dataset.examples.filter(state="approved").count() == 1, "it was to be missed"
+    sync(link, looks_whole=True)
+    assert dataset.examples.filter(state="approved").count() == 0
+
+
+def test_a_pull_reads_what_was_judged_and_not_what_waits(dataset, link, server, there, monkeypatch):
+    read, take = [], pulling._take
+
+    def note(project, task, voices):
+        read.append(task.id)
+        return take(project, task, voices)
+
+    monkeypatch.setattr(pulling, "_take", note)
+    for example in dataset.examples.all()[:2]:
+        annotate(there, example, "approve")
+        sync(link)
+    first, second = (task_of(example).remote_id for example in dataset.examples.all()[:2])
+    assert FEW > 2 and read == [first, first, second]
+
+
 def test_a_wish_during_a_sync_is_not_forgotten(dataset, link, there, monkeypatch):
-    first, changed = dataset.examples.first(), Client.changed_since
+    first, changed = dataset.examples.first(), Client.judged_since
 
     def change(self, project, since):
         if there.projects.get(project).task_number == FEW:
@@ -259,7 +286,7 @@ def test_a_wish_during_a_sync_is_not_forgotten(dataset, link, there, monkeypatch
             services.hint(link, looks_whole=True)  # as the webhook does
         yield from changed(self, project, since)
 
-    monkeypatch.setattr(Client, "changed_since", change)
+    monkeypatch.setattr(Client, "judged_since", change)
     sync(link)
     assert task_of(first).outcome == "gone"
 
