@@ -188,11 +188,14 @@ JOB_CUTOFF_SECONDS = _number("FINETUNE_JOB_CUTOFF_SECONDS", 300)
 GPU_DEVICES = [name.strip() for name in os.environ.get("FINETUNE_GPU_DEVICES", "").split(",") if name.strip()]
 # Whose jobs come first: operator=2,owner=1. Roles left out count 0; equals take turns, whatever is written here.
 ROLE_PRIORITIES = _priorities("FINETUNE_ROLE_PRIORITIES")
-# How many runners each queue may have on one machine: for `gpu` one a device, for `chat` one a model kept in memory.
+# How many runners each queue may have on one machine: for `gpu` one a device; for `chat` as many, each of which holds
+# models of runs in memory; for `ollama` those that pass on what published models answer.
+_devices = len(GPU_DEVICES) or _number("FINETUNE_SLOTS_GPU", 1)
 JOB_SLOTS = {
     "default": _number("FINETUNE_SLOTS_DEFAULT", 2),
-    "gpu": len(GPU_DEVICES) or _number("FINETUNE_SLOTS_GPU", 1),
-    "chat": _number("FINETUNE_SLOTS_CHAT", 2),
+    "gpu": _devices,
+    "chat": _devices,
+    "ollama": _number("FINETUNE_SLOTS_OLLAMA", 4),
 }
 Q_CLUSTER_NAME = os.environ.get("Q_CLUSTER_NAME", "default")
 # Short tasks only; `retry` counts from the fetching of a task, so it has to exceed the time of all fetched with it.
@@ -217,6 +220,7 @@ LABEL_STUDIO_MINUTES = _number("FINETUNE_LABEL_STUDIO_MINUTES", 5)
 JOB_SCHEDULES = {
     "reconcile": ("finetune_site.jobs.dispatch.reconcile", 1),
     "label studio": ("datasets_app.services.labelstudio.sync_all", LABEL_STUDIO_MINUTES),
+    "chats": ("training_app.services.chat.forget_old", 24 * 60),
 }
 
 # The engines: how many threads a training process takes, and how long a chat model stays in memory unused.
@@ -238,6 +242,12 @@ MODEL_FOLDERS = [part for part in os.environ.get("FINETUNE_MODEL_FOLDERS", "").s
 # Checkpoints of runs that ended well are deleted after so many days; 0: people clean up themselves.
 CHECKPOINT_DAYS = _number("FINETUNE_CHECKPOINT_DAYS", 0)
 CHAT_IDLE_SECONDS = _number("FINETUNE_CHAT_IDLE_SECONDS", 300)
+# How many models the chat process of a device keeps in memory; a run's chat takes two, the tuned one and its base.
+CHAT_MODELS = _number("FINETUNE_CHAT_MODELS", 4)
+# Whether chats may use a device while something trains there; else trainings come first.
+CHAT_BESIDE_TRAINING = _flag("FINETUNE_CHAT_BESIDE_TRAINING", False)
+# Conversations that nobody saved are forgotten after so many days.
+CHAT_DAYS = _number("FINETUNE_CHAT_DAYS", 30)
 
 LOGGING = {
     "version": 1,

@@ -1,11 +1,17 @@
 """What every test stands on: people, clients, a server for browsers, a tiny model (Postgres: see plugin.py)."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.engine.tiny import make_tiny_model
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +100,27 @@ def site(transactional_db) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join(10)
+
+
+@pytest.fixture
+def runner(settings) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    """Starts a runner of its own, as `dispatch` does, on the test's database; it can be killed."""
+    from django.db import connection
+
+    site = urlsplit(settings.DATABASE_URL)._replace(path=f"/{connection.settings_dict['NAME']}").geturl()
+    env = os.environ | {"DATABASE_URL": site, "FINETUNE_DATA_DIR": str(settings.DATA_DIR)}
+    env |= {"FINETUNE_SECRET_KEY": settings.SECRET_KEY}
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "manage.py", "runner", "default", "0"]
+        started.append(subprocess.Popen(command, cwd=ROOT, env=env))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,9 @@
 """Makers of rows that many tests need, and a way to run a job here and now through the real runner."""
 
 import os
+import subprocess
+import time
+from collections.abc import Callable
 
 from django.contrib.auth.models import User
 
@@ -36,3 +39,10 @@ def run_all(queue_name: str = "default") -> None:
         claimed = queue.claim(queue_name, pid=os.getpid(), pid_started=start_time(os.getpid()) or 0)
         assert claimed is not None, f"{job} waits but cannot be claimed"
         Runner(queue_name, 0).do(claimed)
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    """Wait for something that a runner of its own brings about, in order to kill it then."""
+    while not condition():
+        assert process.poll() is None, "the runner ended before it was killed"
+        time.sleep(0.02)

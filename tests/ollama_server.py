@@ -73,7 +73,7 @@ class OllamaServer:
         self.registry: dict[str, Path] = {}
         self.behave = Behaviour()
         self.asked: list[tuple[str, Any]] = []
-        self.uploads: list[str] = []
+        self.uploads: list[str] = []  # those that arrived whole
         self.base_url = ""
         self._loaded: dict[str, Any] = {}
         self._lock = threading.Lock()
@@ -322,7 +322,6 @@ class Handler(BaseHTTPRequestHandler):
         if state.behave.is_full:
             self.close_connection = True
             return self._reply({"error": f"write {state.folder}: no space left on device"}, 500)
-        state.uploads.append(digest)
         aside, found = state.folder / f"upload-{time.monotonic_ns()}", hashlib.sha256()
         wanted = length // 2 if state.behave.upload else length
         with aside.open("wb") as stream:
@@ -330,6 +329,10 @@ class Handler(BaseHTTPRequestHandler):
                 stream.write(block)
                 found.update(block)
                 wanted -= len(block)
+        if wanted > 0:  # whoever sent it is gone
+            aside.unlink()
+            self.close_connection = True
+            return None
         if state.behave.upload == "cut":
             self.close_connection = True
             self.connection.close()
@@ -340,6 +343,7 @@ class Handler(BaseHTTPRequestHandler):
         aside.rename(state.blob(real))  # kept under its true digest also where that is another
         if real != digest:
             return self._reply({"error": f'digest mismatch, expected "{digest}", got "{real}"'}, 400)
+        state.uploads.append(digest)
         return self._reply(None, 201)
 
     def _version(self) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from finetune_site.projects.access import require_role
 from finetune_site.projects.models import Role
 from training_app.models import (
     Benchmark,
+    ChatAnswer,
     ChatTurn,
+    Conversation,
     Evaluation,
     EvaluationRow,
     Export,
@@ -35,9 +37,24 @@ def get_sweep(user: User, pk: int, *, role: Role = Role.VIEWER) -> Sweep:
     return sweep
 
 
+def get_conversation(user: User, pk: int) -> Conversation:
+    """A conversation is its person's alone, also before owners and operators."""
+    found = Conversation.objects.of(user).select_related("project", "run__base", "run__job", "model__current__job")
+    return get_object_or_404(found, pk=pk)
+
+
 def get_turn(user: User, pk: int) -> ChatTurn:
-    """A turn is its asker's alone, also before owners and operators."""
-    return get_object_or_404(ChatTurn, pk=pk, user=user, run__in=Run.objects.visible_to(user))
+    turns = ChatTurn.objects.filter(conversation__in=Conversation.objects.of(user))
+    found = turns.select_related("conversation__project", "conversation__run__base", "conversation__model")
+    return get_object_or_404(found.prefetch_related("answers__example"), pk=pk)
+
+
+def get_answer(user: User, pk: int, *, role: Role = Role.VIEWER) -> ChatAnswer:
+    answers = ChatAnswer.objects.filter(turn__conversation__in=Conversation.objects.of(user))
+    found = answers.select_related("turn__conversation__project", "turn__conversation__run__base")
+    answer = get_object_or_404(found, pk=pk)
+    require_role(user, answer.turn.conversation.project, role)
+    return answer
 
 
 def get_evaluation(user: User, pk: int, *, role: Role = Role.VIEWER) -> Evaluation:

@@ -1,100 +1,322 @@
-"""A chat engine kept in memory: takes waiting turns, streams both answers into their rows, leaves when nobody asks."""
+"""Answers to chats: takes those that wait, one after another, and streams each into its row.
 
+Models of runs answer in one process per device, which leaves when nobody asks, or when something is to be trained
+there. Published models answer in their Ollama.
+"""
+
+import contextlib
+import threading
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import IO, Any
 
 from django.conf import settings
+from django.db.models import Q, QuerySet
 
-from finetune_site.jobs.handle import EngineFailed, Handle
+from finetune_site.jobs import slots
+from finetune_site.jobs.events import record
+from finetune_site.jobs.handle import EngineFailed, Handle, JobCancelled, JobInputError, JobReleased
+from finetune_site.jobs.models import Job, JobEvent, JobState
+from finetune_site.jobs.queue import HOST
 from finetune_site.lib.process import Engine
-from training_app.models import ChatTurn, Run
+from training_app.models import BaseModel, ChatAnswer
+from training_app.ollama import Client, OllamaError
+from training_app.services.chat import messages_before
 
-WRITE_SECONDS = 0.25
-LOOK_SECONDS = 0.3
-MAX_NEW_TOKENS = 256
-WHICH = ("tuned", "base")
+WRITE_SECONDS = 0.1
+LOOK_SECONDS = 0.2
+SOURCES = (
+    "turn__conversation__run__base",
+    "turn__conversation__run__job",
+    "turn__conversation__model__server",
+    "turn__conversation__model__current__job",
+)
+State, Finish, Side = ChatAnswer.State, ChatAnswer.Finish, ChatAnswer.Side
 
 
-def serve(handle: Handle, run: Run, module: str, spec_path: Path, log_path: Path) -> None:
-    """Answer the run's turns until none came for a while. A turn that a lost attempt left half-way is asked again."""
-    turns = ChatTurn.objects.filter(run=run)
-    handle.write(lambda: turns.filter(state=ChatTurn.State.ANSWERING).update(state=ChatTurn.State.WAITING))
-    handle.progress(0, 2, unit="models", message="Loading both models; about ten seconds")
-    with Engine(module, [str(spec_path)], log_path=log_path) as engine:
-        handle.adopt(engine)
-        _wait_until_ready(handle, engine)
-        minutes = max(1, round(settings.CHAT_IDLE_SECONDS / 60))
-        handle.progress(2, 2, unit="models", message=f"In memory until nobody has asked for {minutes} minutes")
-        asked_at = time.monotonic()
-        while True:
+@dataclass(frozen=True)
+class End:
+    """How an answer ended."""
+
+    text: str
+    finish: str
+    tokens: int
+    seconds: float
+
+
+class Unwanted(Exception):
+    """Its person stopped the answer or discarded the conversation."""
+
+
+class Displaced(Exception):
+    """Something is to be trained on this device: the answer has to wait."""
+
+
+class Refused(Exception):
+    """This answer cannot be had; the message says why."""
+
+
+Pieces = Iterator[str | End | None]  # None: nothing new, look whether to go on
+
+
+def serve_runs(handle: Handle, prepare: Callable[[BaseModel], None], module: str, spec_path: Path) -> None:
+    """Answer with the models of runs until nobody has asked for a while."""
+    waiting = ChatAnswer.objects.exclude(side=Side.PUBLISHED)
+    with contextlib.closing(Seat(handle, module, spec_path)) as seat:
+        for answer in _taken(handle, waiting, settings.CHAT_IDLE_SECONDS, seat.is_free):
+            _write_answer(handle, answer, lambda answer=answer: seat.ask(answer, prepare))  # type: ignore[misc]
+
+
+def serve_published(handle: Handle, client_of: Callable[[Any], Client]) -> None:
+    """Pass on what published models answer, until nobody has asked for a while."""
+    waiting = ChatAnswer.objects.filter(side=Side.PUBLISHED)
+    for answer in _taken(handle, waiting, settings.CHAT_IDLE_SECONDS, lambda: True):
+        _write_answer(handle, answer, lambda answer=answer: _ask_ollama(answer, client_of))  # type: ignore[misc]
+
+
+def _taken(
+    handle: Handle, answers: QuerySet[ChatAnswer], idle_seconds: float, may: Callable[[], bool]
+) -> Iterator[ChatAnswer]:
+    """Waiting answers, each taken by this job alone. Those that a lost job left half-way wait again."""
+    is_lost = ~Q(taken_by__state=JobState.RUNNING) | Q(taken_by=handle.job) | Q(taken_by=None)
+    lost = answers.filter(is_lost, state__in=(State.LOADING, State.ANSWERING)).values("pk")
+    handle.write(lambda: answers.filter(pk__in=lost).update(state=State.WAITING, text=""))
+    waiting = answers.filter(state=State.WAITING)
+    asked_at = time.monotonic() - (0 if waiting.exists() else idle_seconds)
+    while True:
+        handle.check()
+        if may() and waiting.exists() and (answer := handle.write(lambda: _take(handle.job, waiting))):
+            yield answer
+            asked_at = time.monotonic()
+        elif waiting.exists():
+            asked_at = time.monotonic()
+            time.sleep(LOOK_SECONDS)
+        elif time.monotonic() - asked_at >= idle_seconds:
+            return
+        else:
+            time.sleep(LOOK_SECONDS)
+
+
+def _take(job: Job, waiting: QuerySet[ChatAnswer]) -> ChatAnswer | None:
+    locked = waiting.select_for_update(skip_locked=True, of=("self",)).order_by("pk").first()
+    if locked is None:
+        return None
+    ChatAnswer.objects.filter(pk=locked.pk).update(state=State.LOADING, taken_by=job)
+    return ChatAnswer.objects.select_related(*SOURCES).get(pk=locked.pk)
+
+
+def _write_answer(handle: Handle, answer: ChatAnswer, ask: Callable[[], Pieces]) -> None:
+    """Stream one answer into its row; whatever ends it, the row says how."""
+    pen = Pen(handle, answer)
+    try:
+        for piece in ask():
             handle.check()
-            turn = turns.filter(state=ChatTurn.State.WAITING).first()
-            if turn:
-                _answer(handle, engine, turn)
-                asked_at = time.monotonic()
-            elif time.monotonic() - asked_at > settings.CHAT_IDLE_SECONDS and _leave(handle, run):
+            if isinstance(piece, End):
+                pen.end(piece.text or pen.text, finish=piece.finish, tokens=piece.tokens, seconds=piece.seconds)
                 return
-            else:
-                time.sleep(LOOK_SECONDS)
+            pen.add(piece or "")
+        raise Refused("The answer ended in the middle. Ask again.")
+    except Unwanted:
+        pen.end(pen.text, finish=Finish.STOPPED)
+    except Displaced:
+        pen.put_back()
+    except JobReleased:
+        pen.put_back()
+        raise
+    except JobCancelled:
+        pen.end(pen.text, state=State.FAILED, problem="An operator stopped the chat process. Ask again.")
+        raise
+    except (Refused, JobInputError, EngineFailed) as error:
+        pen.end(pen.text, state=State.FAILED, problem=str(error)[:500])
 
 
-def _wait_until_ready(handle: Handle, engine: Engine) -> None:
-    while True:
-        handle.check()
-        event = engine.next_event(0.5)
-        if event and event["event"] == "ready":
-            return
-        if event and event["event"] == "failed":
-            raise EngineFailed(event["message"])
-        if event is None and engine.is_done:
-            raise EngineFailed("The chat process ended while it loaded the models.")
+class Pen:
+    """Writes an answer into its row, a few times a second, and tells the page that there is more."""
+
+    def __init__(self, handle: Handle, answer: ChatAnswer) -> None:
+        self._handle, self._answer = handle, answer
+        self._written_at = self._looked_at = 0.0
+        self._written = ""
+        self.text = ""
+
+    def add(self, piece: str) -> None:
+        """Take a piece of the answer; `Unwanted` when nobody wants more of it."""
+        self.text += piece
+        now = time.monotonic()
+        if self.text != self._written and now - self._written_at >= WRITE_SECONDS:
+            self._write(text=self.text, state=State.ANSWERING)
+            self._written_at, self._written = now, self.text
+        if now - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = now
+            if not ChatAnswer.objects.filter(pk=self._answer.pk, stop_requested=False).exists():
+                raise Unwanted
+
+    def end(self, text: str, *, state: str = State.DONE, **fields: Any) -> None:
+        self._write(text=text, state=state, **fields)
+        if job := self._answer.turn.conversation.news_job:  # the last hint is enough for who comes back
+            heard = JobEvent.objects.filter(job=job, kind="chat", payload__turn=self._answer.turn_id)
+            self._handle.write(lambda: heard.exclude(pk=heard.order_by("-pk").values("pk")[:1]).delete())
+
+    def put_back(self) -> None:
+        """Let the answer wait again from its first word."""
+        self._write(text="", state=State.WAITING, taken_by=None)
+
+    def _write(self, **fields: Any) -> None:
+        conversation = self._answer.turn.conversation
+
+        def write() -> None:
+            ChatAnswer.objects.filter(pk=self._answer.pk).update(**fields)
+            if job := conversation.news_job:
+                # Only a hint: the whole project hears it, the words are the asker's.
+                record(job, "chat", {"turn": self._answer.turn_id})
+
+        self._handle.write(write)
 
 
-def _answer(handle: Handle, engine: Engine, turn: ChatTurn) -> None:
-    """Ask the tuned model, then the base; what they write reaches row and page a few times a second."""
-    _write(handle, turn, state=ChatTurn.State.ANSWERING, base_answer="", tuned_answer="")
-    messages = [{"role": "user", "content": turn.prompt}]
-    for which in WHICH:
-        request = {"id": f"{turn.pk}-{which}", "model": which, "messages": messages, "max_new_tokens": MAX_NEW_TOKENS}
-        engine.send(request)
-        _stream(handle, engine, turn, which)
-    _write(handle, turn, state=ChatTurn.State.DONE)
+class Seat:
+    """A device of this machine and the chat process on it. Trainings come first: while they hold it, it is theirs."""
+
+    def __init__(self, handle: Handle, module: str, spec_path: Path) -> None:
+        self._handle, self._module, self._spec_path = handle, module, spec_path
+        self._device: IO[str] | None = None
+        self._engine: Engine | None = None
+
+    def close(self) -> None:
+        if self._engine:
+            self._engine.__exit__()
+        if self._device:
+            self._device.close()
+        self._engine = self._device = None
+
+    def is_free(self) -> bool:
+        """Whether we sit on a device that nothing is trained on; gives way, or looks for another, when not."""
+        if self._device and _is_training_on(slots.number(self._device)):
+            self.close()
+        if self._device is None:
+            free = [number for number in range(settings.JOB_SLOTS["gpu"]) if not _is_training_on(number)]
+            self._device = next((stream for number in free if (stream := slots.take("device", number))), None)
+            message = "Models stay in memory until nobody asks" if self._device else "Waiting: trainings come first"
+            self._handle.progress(0, message=message)
+        return self._device is not None
+
+    def ask(self, answer: ChatAnswer, prepare: Callable[[BaseModel], None]) -> Pieces:
+        """Have the process on our device answer. `Displaced` when the device is needed, `Refused` with a reason."""
+        run = answer.turn.conversation.run
+        assert run is not None
+        prepare(run.base)
+        engine, looked_at = self._ready_engine(), time.monotonic()
+        try:
+            engine.send(_request(answer))
+            while True:
+                if time.monotonic() - looked_at > LOOK_SECONDS:
+                    looked_at = time.monotonic()
+                    if not self.is_free() or self._engine is not engine:
+                        raise Displaced
+                event = engine.next_event(0.1)
+                if event is None and engine.is_done:
+                    raise BrokenPipeError
+                if event is None or event.get("id") != answer.pk:
+                    yield None
+                elif event["event"] == "token":
+                    yield str(event["text"])
+                elif event["event"] == "answer" and event["finish"] == "error":
+                    raise Refused(event["message"])
+                elif event["event"] == "answer":
+                    finish = Finish.STOPPED if event["finish"] == "cancelled" else event["finish"]
+                    yield End(event["text"], finish, event["tokens"], event["seconds"])
+                    return
+        except BrokenPipeError:
+            told = "The chat process ended in the middle of the answer; often that means too little memory. Ask again."
+            raise Refused(told) from None
+        finally:  # also when it is not wanted any more
+            if self._engine is engine and not engine.is_done:
+                with contextlib.suppress(BrokenPipeError):
+                    engine.send({"id": answer.pk, "cancel": True})
+
+    def _ready_engine(self) -> Engine:
+        if self._engine and not self._engine.is_done:
+            return self._engine
+        assert self._device is not None
+        if self._engine:
+            self._engine.__exit__()
+        named = settings.GPU_DEVICES
+        env = {"CUDA_VISIBLE_DEVICES": named[slots.number(self._device)]} if named else None
+        log_path = self._spec_path.with_suffix(".log")
+        self._engine = Engine(self._module, [str(self._spec_path)], log_path=log_path, env=env)
+        self._handle.adopt(self._engine)
+        while True:
+            self._handle.check()
+            event = self._engine.next_event(0.5)
+            if event and event["event"] == "ready":
+                return self._engine
+            if event and event["event"] == "failed":
+                raise EngineFailed(event["message"])
+            if event is None and self._engine.is_done:
+                raise EngineFailed("The chat process ended before it was ready.")
 
 
-def _stream(handle: Handle, engine: Engine, turn: ChatTurn, which: str) -> None:
-    text, written_at = "", 0.0
-    while True:
-        handle.check()
-        event = engine.next_event(0.5)
-        if event is None and engine.is_done:
-            raise EngineFailed("The chat process ended in the middle of an answer.")
-        if event is None or event.get("id") != f"{turn.pk}-{which}":
-            continue
-        if event["event"] == "token":
-            text += event["text"]
-            if time.monotonic() - written_at > WRITE_SECONDS:
-                _write(handle, turn, **{f"{which}_answer": text})
-                written_at = time.monotonic()
-        elif event["event"] == "answer":
-            answer = event["text"] or event.get("message", "")
-            _write(handle, turn, **{f"{which}_answer": answer, f"{which}_seconds": event["seconds"]})
-            return
+def _is_training_on(device: int) -> bool:
+    if settings.CHAT_BESIDE_TRAINING:
+        return False
+    working = Job.objects.filter(queue="gpu", state=JobState.RUNNING, host=HOST)
+    return working.filter(held_slots__contains=[device]).exists()
 
 
-def _write(handle: Handle, turn: ChatTurn, **fields: Any) -> None:
-    handle.write(lambda: ChatTurn.objects.filter(pk=turn.pk).update(**fields))
-    handle.publish("chat", {"turn": turn.pk})  # only a hint: the whole project hears it, the words are the asker's
+def _request(answer: ChatAnswer) -> dict[str, Any]:
+    conversation = answer.turn.conversation
+    run = conversation.run
+    assert run is not None
+    return {
+        "id": answer.pk,
+        "base_dir": str(run.base.folder),
+        "run_dir": str(run.folder) if answer.side == Side.TUNED else "",
+        "method": run.method,
+        "messages": messages_before(answer),
+        "max_new_tokens": conversation.max_tokens,
+        "temperature": conversation.temperature,
+    }
 
 
-def _leave(handle: Handle, run: Run) -> bool:
-    """Let go of the run unless somebody asked in this very moment: asking locks the run too."""
+def _ask_ollama(answer: ChatAnswer, client_of: Callable[[Any], Client]) -> Pieces:
+    """What the stable tag of a published model answers. A thread reads it, as Ollama may be silent for minutes."""
+    conversation = answer.turn.conversation
+    model = conversation.model
+    assert model is not None
+    ChatAnswer.objects.filter(pk=answer.pk).update(model=model.current.tag if model.current else model.stable_tag)
+    heard: SimpleQueue[Any] = SimpleQueue()
+    unwanted, began, messages = threading.Event(), time.monotonic(), messages_before(answer)
+    options = {"temperature": conversation.temperature, "num_predict": conversation.max_tokens}
 
-    def let_go() -> bool:
-        Run.objects.select_for_update().get(pk=run.pk)
-        if ChatTurn.objects.filter(run=run, state=ChatTurn.State.WAITING).exists():
-            return False
-        Run.objects.filter(pk=run.pk).update(chat_job=None)
-        return True
+    def read() -> None:
+        try:
+            with (
+                client_of(model.server) as client,
+                contextlib.closing(client.stream(model.stable_tag, messages, **options)) as pieces,
+            ):
+                for piece in pieces:
+                    heard.put(piece)
+                    if unwanted.is_set():
+                        return  # Ollama hears that nobody listens, and stops
+        except OllamaError as error:
+            heard.put(error)
 
-    return handle.write(let_go)
+    threading.Thread(target=read, daemon=True, name="ollama").start()
+    try:
+        while True:
+            try:
+                piece = heard.get(timeout=0.1)
+            except Empty:
+                yield None
+                continue
+            if isinstance(piece, OllamaError):
+                raise Refused(str(piece))
+            if not isinstance(piece, str):
+                finish = Finish.LENGTH if piece.ended_by == "length" else Finish.STOP
+                yield End(piece.text.strip(), finish, piece.tokens, round(time.monotonic() - began, 2))
+                return
+            yield piece
+    finally:
+        unwanted.set()

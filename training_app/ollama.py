@@ -4,7 +4,7 @@ httpx where the package falls short: it follows redirects, sends a blob without 
 telling how far it is, and drops what `_debug_render_only` answers. Loaded by workers alone.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -242,7 +242,9 @@ class Client:
         told = self._post("/api/generate", {**body, "options": options}, timeout=_patient())
         return int(told.get("prompt_eval_count") or 0)
 
-    def stream(self, name: str, messages: Sequence[Mapping[str, str]], **options: Any) -> Iterator[Answer | str]:
+    def stream(
+        self, name: str, messages: Sequence[Mapping[str, str]], **options: Any
+    ) -> Generator[Answer | str, None, None]:
         """An answer piece by piece, and at last the whole of it."""
         text = ""
         body = {"model": name, "messages": list(messages), "stream": True, "options": options, "truncate": False}

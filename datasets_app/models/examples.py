@@ -32,6 +32,7 @@ class Origin(models.TextChoices):
     GENERATED = "generated", "generated"
     IMPORTED = "imported", "imported"
     WRITTEN = "written", "written by hand"
+    CHAT = "chat", "from a chat"
 
 
 class ExampleQuerySet(models.QuerySet["Example"]):

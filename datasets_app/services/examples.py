@@ -36,12 +36,13 @@ class Said:
 
 
 @transaction.atomic
-def write_example(*, actor: User, dataset: Dataset, content: dict[str, Any]) -> Example:
-    """Keep an example written by hand; its author is its source."""
+def write_example(*, actor: User, dataset: Dataset, content: dict[str, Any], chatted_with: str = "") -> Example:
+    """Keep an example written by hand; its author is its source. `chatted_with`: the model whose answer it began as."""
     kind = _checked_kind(content)
-    example = Example.objects.create(dataset=dataset, kind=kind, origin=Origin.WRITTEN, author=actor)
+    origin = Origin.CHAT if chatted_with else Origin.WRITTEN
+    example = Example.objects.create(dataset=dataset, kind=kind, origin=origin, author=actor, model=chatted_with[:200])
     _add_text(example, content, Voice(actor), 1)
-    audit(dataset.project, actor, "wrote", example)
+    audit(dataset.project, actor, "kept an answer as" if chatted_with else "wrote", example)
     return example
 
 

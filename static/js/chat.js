@@ -1,12 +1,20 @@
-// The chat page: a turn that is being answered is read again whenever its run says that there is more, or by polling.
+// A conversation: a turn that is being answered is read again whenever there is news of it, or by polling.
 (() => {
-  function show(card, turn) {
-    card.dataset.turnState = turn.state;
-    for (const which of ["tuned", "base"]) {
-      const answer = turn[`${which}_answer`], seconds = turn[`${which}_seconds`];
-      if (answer) card.querySelector(`[data-answer="${which}"]`).textContent = answer;
-      if (seconds !== null) card.querySelector(`[data-seconds="${which}"]`).textContent = ` · ${seconds.toFixed(1)} s`;
+  async function show(card, turn) {
+    for (const [side, { text, note }] of Object.entries(turn.answers)) {
+      const words = card.querySelector(`[data-answer="${side}"]`), line = card.querySelector(`[data-note="${side}"]`);
+      if (words) words.textContent = text;
+      if (line) line.textContent = note;
     }
+    if (!turn.is_open) await finish(card);
+  }
+
+  // The whole card, with what can be done with the answers.
+  async function finish(card) {
+    const answer = await fetch(card.dataset.cardUrl).catch(() => null);
+    if (!answer?.ok || answer.redirected) return;
+    card.outerHTML = await answer.text();
+    document.querySelector("[data-prompt]")?.focus();
   }
 
   // One request at a time for a turn; news that came meanwhile asks once more.
@@ -14,19 +22,21 @@
     if (card.dataset.reading) { card.dataset.reading = "again"; return; }
     card.dataset.reading = "once";
     const answer = await fetch(card.dataset.turnUrl).catch(() => null);
-    if (answer?.ok) show(card, await answer.json());
+    if (answer?.ok && !answer.redirected) await show(card, await answer.json());
     const again = card.dataset.reading === "again";
     delete card.dataset.reading;
-    if (again) read(card);
+    if (again && card.isConnected) read(card);
   }
 
-  const readOpen = () => document.querySelectorAll('[data-turn-state="waiting"], [data-turn-state="answering"]').forEach(read);
+  const readOpen = () => document.querySelectorAll("[data-turn-open]").forEach(read);
 
   document.addEventListener("live:chat", (event) => {
     const card = document.querySelector(`[data-turn="${event.detail.body.turn}"]`);  // none: somebody else's turn
     if (card) read(card);
   });
-  for (const kind of ["htmx:afterSettle", "live:poll"]) document.addEventListener(kind, readOpen);
+  for (const kind of ["htmx:afterSettle", "live:poll", "DOMContentLoaded"]) document.addEventListener(kind, readOpen);
+  // While it waits nothing happens that could be told: what it waits for is asked now and then.
+  setInterval(() => { if (!document.hidden) readOpen(); }, 3000);
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && event.target.matches("[data-prompt]")) { event.preventDefault(); event.target.form.requestSubmit(); }
   });

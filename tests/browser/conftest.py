@@ -51,7 +51,7 @@ def workers(transactional_db, settings) -> Iterator[None]:
         finally:
             connection.close()
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in ("default", "gpu", "chat")]
+    threads = [threading.Thread(target=work, args=(name,)) for name in settings.JOB_SLOTS]
     for thread in threads:
         thread.start()
     yield

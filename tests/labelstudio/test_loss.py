@@ -7,26 +7,22 @@ import select
 import signal
 import socket
 import socketserver
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from django.db import connection
 
 from datasets_app.models import Example, ExampleText, LabelStudioLink, LabelStudioTask
 from datasets_app.services import datasets
 from datasets_app.services import labelstudio as services
 from finetune_site.jobs.dispatch import reconcile
 from finetune_site.jobs.models import Job, JobState
+from tests.factories import wait_until
 from tests.labelstudio.test_review import turns
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.django_db(transaction=True)]
-ROOT = Path(__file__).resolve().parents[2]
 MANY, BATCH = 2000, 100
 
 
@@ -71,25 +67,6 @@ def line(label_studio_server) -> Iterator[Line]:
         made.shutdown()
 
 
-@pytest.fixture
-def runner(settings):
-    """Starts a runner of its own, as `dispatch` does."""
-    site = urlsplit(settings.DATABASE_URL)._replace(path=f"/{connection.settings_dict['NAME']}").geturl()
-    env = os.environ | {"DATABASE_URL": site, "FINETUNE_DATA_DIR": str(settings.DATA_DIR)}
-    env |= {"FINETUNE_SECRET_KEY": settings.SECRET_KEY}
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start() -> subprocess.Popen[bytes]:
-        command = [sys.executable, "manage.py", "runner", "default", "0"]
-        started.append(subprocess.Popen(command, cwd=ROOT, env=env))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-
-
 def test_two_thousand_survive_a_kill_and_a_lost_answer(project, trainer, server, there, line, runner):
     dataset = datasets.create_dataset(actor=trainer, project=project, name="Many")
     fill(dataset, trainer)
@@ -114,12 +91,6 @@ def test_two_thousand_survive_a_kill_and_a_lost_answer(project, trainer, server,
     found = {task.id: int(task.data["example"]) for task in tasks}
     assert (len(found), len(set(found.values()))) == (MANY, MANY), (killed_at, line.lose_at)
     assert found == dict(LabelStudioTask.objects.values_list("remote_id", "example_id"))
-
-
-def wait_until(condition, process) -> None:
-    while not condition():
-        assert process.poll() is None, "the runner ended before it was killed"
-        time.sleep(0.02)
 
 
 def fill(dataset, author) -> None:

@@ -1,14 +1,17 @@
 """From a finished run to a name in Ollama: every step, every way it can go wrong, and what stands there afterwards."""
 
+import random
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 from django.urls import reverse
 
+from finetune_site.jobs.dispatch import reconcile
 from finetune_site.jobs.models import Job, JobState
 from finetune_site.lib.channel import load_json, write_json
-from tests.factories import run_all
+from tests.factories import run_all, wait_until
 from tests.ollama_server import Manifest
 from tests.publishing.conftest import GOOD, judge
 from training_app.models import STEPS, Evaluation, Export, Publication, PublishedModel
@@ -389,6 +392,29 @@ def test_killed_behind_any_step_it_goes_on(step, run, ollama, double, trainer, e
     assert (made.outcome, died, made.job.attempt) == ("published", [step], 2), made.problem
     assert set(double.models) == {"ft/gearbox:v1", "ft/gearbox:latest"}
     assert len(double.uploads) <= 1 and made.model.switches.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_runner_killed_again_and_again_leaves_no_half_made_name(run, ollama, double, trainer, exported, runner):
+    give_file(run, trainer, exported)
+    made = services.start_publication(actor=trainer, run=run, server=ollama, name="gearbox", format=FORMAT)
+    seen = lambda: Publication.objects.get(pk=made.pk)  # noqa: E731
+    for step in ("agrees", "created", "prompt"):
+        process = runner()
+        wait_until(lambda step=step: step in seen().evidence, process)
+        time.sleep(random.random())
+        process.kill()
+        process.wait()
+        if stable := double.models.get("ft/gearbox:latest"):
+            assert stable.digest == seen().evidence["prompt"]["digest"], (
+                "a name that was not proved became the stable one"
+            )
+        reconcile()
+        Job.objects.filter(state=JobState.QUEUED).update(not_before=None)
+    runner().wait()
+    assert (seen().outcome, seen().problem) == ("published", "")
+    assert set(double.models) == {"ft/gearbox:v1", "ft/gearbox:latest"} and len(double.uploads) == 1
+    assert double.models["ft/gearbox:latest"].digest == seen().digest and seen().model.switches.count() == 1
 
 
 def test_a_candidate_that_somebody_deleted_is_made_and_proved_again(run, ollama, double, trainer, owner, exported):

@@ -23,7 +23,7 @@ PEOPLE = ("anonymous", "stranger", "viewer", "reviewer", "trainer", "owner", "op
 @dataclass(frozen=True)
 class Row:
     """`least`: a role, or "anybody", "signed in", "operator", "asker" (who typed it: the viewer here),
-    "nobody" (a program that knows a secret)."""
+    "asker who is a trainer", "nobody" (a program that knows a secret)."""
 
     least: str
     method: str = "get"
@@ -31,7 +31,8 @@ class Row:
 
 
 FILE = {"file": "adapter.zip", "bytes": 7, "sha256": "0" * 64, "problem": ""}
-PUBLIC, SIGNED_IN, OPERATOR, ASKER, NOBODY = "anybody", "signed in", "operator", "asker", "nobody"
+PUBLIC, SIGNED_IN, OPERATOR, NOBODY = "anybody", "signed in", "operator", "nobody"
+ASKER, ASKER_TRAINS = "asker", "asker who is a trainer"
 VIEWER, REVIEWER, TRAINER, OWNER = Role.VIEWER, Role.REVIEWER, Role.TRAINER, Role.OWNER
 
 TABLE: dict[str, Row] = {
@@ -158,9 +159,18 @@ TABLE: dict[str, Row] = {
     "published_model": Row(VIEWER, of="published model"),
     "published_model_body": Row(VIEWER, of="published model"),
     "document_models": Row(VIEWER, of="document"),
-    "chat": Row(VIEWER, of="run"),
-    "chat_ask": Row(VIEWER, "post", of="run"),
+    "conversation_list": Row(VIEWER, of="in project"),
+    "run_chat": Row(VIEWER, of="run"),
+    "model_chat": Row(VIEWER, of="published model"),
+    "conversation": Row(ASKER, of="conversation"),
+    "conversation_ask": Row(ASKER, "post", of="conversation"),
+    "conversation_again": Row(ASKER, "post", of="conversation"),
+    "conversation_save": Row(ASKER, "post", of="conversation"),
+    "conversation_discard": Row(ASKER, "post", of="conversation"),
     "chat_turn": Row(ASKER, of="turn"),
+    "chat_turn_card": Row(ASKER, of="turn"),
+    "chat_turn_stop": Row(ASKER, "post", of="turn"),
+    "answer_keep": Row(ASKER_TRAINS, of="answer"),
 }
 
 
@@ -199,7 +209,9 @@ def things(project, owner, settings, bundled):
     from finetune_site.lib.sealing import seal
     from training_app.models import (
         Benchmark,
+        ChatAnswer,
         ChatTurn,
+        Conversation,
         Evaluation,
         EvaluationRow,
         Export,
@@ -258,7 +270,9 @@ def things(project, owner, settings, bundled):
         project=project, name="S", pattern=run, manner="grid", space={}, budget=2, created_by=owner
     )
     asker = project.memberships.get(user__username="viewer").user
-    turn = ChatTurn.objects.create(run=run, user=asker, prompt="Q?")
+    conversation = Conversation.objects.create(project=project, run=run, user=asker)
+    turn = ChatTurn.objects.create(conversation=conversation, prompt="Q?")
+    answer = ChatAnswer.objects.create(turn=turn, side="base", text="A.", state="done")
     export = Export.objects.create(run=run, format="adapter", created_by=owner, result=FILE)
     export.folder.mkdir(parents=True, exist_ok=True)
     export.path.write_bytes(b"weights")
@@ -267,6 +281,7 @@ def things(project, owner, settings, bundled):
     named = {
         "project": project, "job": job, "document": document, "dataset": dataset, "example": example, "batch": batch,
         "generation": generation, "version": version, "run": run, "evaluation": evaluation, "turn": turn,
+        "conversation": conversation, "answer": answer,
         "sweep": sweep, "evaluation row": row, "judgement": judgement, "benchmark": benchmark,
         "conflict": conflict, "import": entry, "export": export, "published model": published,
         "publication": publication, "ollama": server,
@@ -292,8 +307,9 @@ def expected(row: Row, person: str) -> str:
         return "refused"
     if person == "anonymous":
         return "login"
-    if row.least == ASKER:
-        return "pass" if person == "viewer" else "hidden"
+    if row.least in (ASKER, ASKER_TRAINS):
+        may = "pass" if row.least == ASKER else "refused"  # the asker is a viewer
+        return may if person == "viewer" else "hidden"
     if row.least == SIGNED_IN or person == "operator":
         return "pass"
     if row.least == OPERATOR and row.of == "ollama":

@@ -1,16 +1,15 @@
-"""A run from its plan to its chat, through the addresses and the real engine on a tiny model."""
+"""A run from its plan to its evaluation, through the addresses and the real engine on a tiny model."""
 
 import threading
 import time
 
 import pytest
-from django.db import connection
 from django.urls import reverse
 
 from finetune_site.jobs import services as jobs
-from finetune_site.jobs.models import Job, JobEvent
+from finetune_site.jobs.models import Job
 from tests.factories import run_all, run_job
-from training_app.models import ChatTurn, Evaluation, EvaluationRow, Metric, Run, Sample
+from training_app.models import Evaluation, EvaluationRow, Metric, Run, Sample
 from training_app.services import runs as services
 
 
@@ -22,7 +21,7 @@ def plan(client, project, version, base, **knobs):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_run_is_planned_trained_judged_and_asked(project, trainer, viewer, client_of, version, base, settings):
+def test_a_run_is_planned_trained_and_judged(project, trainer, viewer, client_of, version, base):
     client = client_of(trainer)
     answer = plan(client, project, version, base)
     assert answer.status_code == 302, answer.context["form"].errors
@@ -66,19 +65,6 @@ def test_a_run_is_planned_trained_judged_and_asked(project, trainer, viewer, cli
     card = client.get(reverse("run_card", args=[run.pk])).content.decode()
     recall = evaluation.summary["sets"]["recall"]
     assert f"| {recall['base_exact']} → {exact} |" in card
-
-    settings.CHAT_IDLE_SECONDS = 0
-    client.post(reverse("chat_ask", args=[run.pk]), {"prompt": "What does part 3 weigh?"})
-    assert b"waiting" in client.get(reverse("chat", args=[run.pk])).content  # with its job in the queue
-    run_all("chat")
-    turn = ChatTurn.objects.get()
-    assert turn.state == "done"
-    assert turn.tuned_seconds is not None
-    heard = list(JobEvent.objects.filter(kind="chat").values_list("payload", flat=True))
-    assert heard == [{"turn": turn.pk}] * len(heard) != []  # the project hears that there is news, not what was said
-    assert client.get(reverse("chat_turn", args=[turn.pk])).json()["tuned_answer"] == turn.tuned_answer
-    assert b"What does part 3 weigh?" in client.get(reverse("chat", args=[run.pk])).content
-    assert b"What does part 3 weigh?" not in client_of(viewer).get(reverse("chat", args=[run.pk])).content
 
 
 @pytest.mark.django_db(transaction=True)
@@ -147,40 +133,10 @@ def test_a_run_cannot_be_started_twice(project, trainer, version, base, client_o
     assert Job.objects.filter(kind="training.train").count() == 1
 
 
-def test_only_a_finished_run_is_judged_or_asked(project, trainer, version, base, client_of):
+def test_only_a_finished_run_is_judged(project, trainer, version, base, client_of):
     plan(client_of(trainer), project, version, base)
-    run = Run.objects.get()
-    for act in (
-        lambda: services.start_evaluation(actor=trainer, run=run),
-        lambda: services.ask(actor=trainer, run=run, prompt="x"),
-    ):
-        with pytest.raises(services.TrainingError):
-            act()
-
-
-@pytest.mark.django_db(transaction=True)
-def test_people_who_ask_at_once_share_one_model(project, trainer, version, base, client_of):
-    plan(client_of(trainer), project, version, base)
-    run = Run.objects.get()
-    run.job = jobs.enqueue(project=project, owner=trainer, kind="training.train", label="R")
-    run.save()
-    Job.objects.filter(pk=run.job.pk).update(state="succeeded")
-    run.refresh_from_db()
-
-    def ask():
-        try:
-            gate.wait()
-            services.ask(actor=trainer, run=run, prompt="What is it?")
-        finally:
-            connection.close()
-
-    gate = threading.Barrier(6)
-    threads = [threading.Thread(target=ask) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (ChatTurn.objects.count(), Job.objects.filter(kind="training.chat").count()) == (6, 1)
+    with pytest.raises(services.TrainingError):
+        services.start_evaluation(actor=trainer, run=Run.objects.get())
 
 
 def test_the_preview_refuses_what_would_stop_the_run(project, trainer, version, base, client_of):

@@ -262,17 +262,16 @@ class EvaluateSpec:
 
 @dataclass(frozen=True)
 class ChatSpec:
-    """Hold the base and the tuned model ready and answer requests from standard input."""
+    """Answer requests from standard input, each of which names its model; `keep` of them stay in memory at most."""
 
-    base_dir: str
-    run_dir: str
-    method: str = "dora"
+    keep: int = 4
     threads: int = 0
     device: str = "auto"
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        _check_choice("method", self.method, tuple(METHODS))
+        if self.keep < 1:
+            raise InputError("keep must be 1 or more.")
 
 
 @dataclass(frozen=True)

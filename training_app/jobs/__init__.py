@@ -1,3 +1,3 @@
-from training_app.jobs import publishing, runs
+from training_app.jobs import chat, publishing, runs
 
-__all__ = ["publishing", "runs"]
+__all__ = ["chat", "publishing", "runs"]

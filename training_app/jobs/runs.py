@@ -14,7 +14,6 @@ from django.utils import timezone
 from finetune_site.jobs.handle import Handle, JobInputError
 from finetune_site.jobs.kinds import job_kind
 from finetune_site.lib.channel import load_json, read_journal, write_json
-from training_app import chatting
 from training_app.engine.spec import BenchmarkSpec, EvaluateSpec, PrepareSpec
 from training_app.models import BaseModel, Benchmark, Evaluation, EvaluationRow, Grade, Judgement, Run
 from training_app.series import Series
@@ -34,7 +33,7 @@ def preview(handle: Handle) -> None:
     prepare_base(handle, run.base)
     out = work_folder(handle)
     handle.progress(0, message="Reading the version and measuring this machine; some seconds")
-    result = run_engine(handle, {"task": "preview", **run.spec, **_threads(), "out_dir": str(out)}, out)
+    result = run_engine(handle, {"task": "preview", **run.spec, **threads(), "out_dir": str(out)}, out)
     handle.write(lambda: Run.objects.filter(pk=run.pk).update(preview=result))
     shutil.rmtree(out, ignore_errors=True)
 
@@ -45,7 +44,7 @@ def train(handle: Handle) -> None:
     run = Run.objects.select_related("project", "version", "base", "created_by").get(job=handle.job)
     prepare_base(handle, run.base)
     series = Series(handle, run)
-    spec = {"task": "train", **run.spec, **_threads(), "run_dir": str(run.folder), "ray_address": settings.RAY_ADDRESS}
+    spec = {"task": "train", **run.spec, **threads(), "run_dir": str(run.folder), "ray_address": settings.RAY_ADDRESS}
     run.folder.mkdir(parents=True, exist_ok=True)
     handle.progress(0, message="Reading the rows and loading the model")
     try:
@@ -70,7 +69,7 @@ def evaluate(handle: Handle) -> None:
     prepare_base(handle, run.base)
     shared = {name: value for name, value in run.spec.items() if name in EvaluateSpec.__dataclass_fields__}
     del shared["batch_rows"]  # the training's, not ours
-    spec = {"task": "evaluate", **shared, **_threads(), "run_dir": str(run.folder), "out_dir": str(out)}
+    spec = {"task": "evaluate", **shared, **threads(), "run_dir": str(run.folder), "out_dir": str(out)}
 
     def on_event(event: dict[str, Any]) -> None:
         if event["event"] == "progress":
@@ -136,7 +135,7 @@ def benchmark(handle: Handle) -> None:
     spec = {
         "task": "benchmark",
         **shared,
-        **_threads(),
+        **threads(),
         "run_dir": str(run.folder),
         "out_dir": str(out),
         "tasks": found.tasks,
@@ -152,24 +151,6 @@ def benchmark(handle: Handle) -> None:
     result = run_engine(handle, spec, out, on_event=on_event)
     handle.write(lambda: Benchmark.objects.filter(pk=found.pk).update(summary=result))
     shutil.rmtree(out, ignore_errors=True)
-
-
-@job_kind("training.chat", title="Chat", queue="chat", max_attempts=3)
-def chat(handle: Handle) -> None:
-    """Keep a run's model and its base in memory and answer until nobody asks any more."""
-    run = Run.objects.select_related("base").get(chat_job=handle.job)
-    prepare_base(handle, run.base)
-    spec = {
-        "task": "chat",
-        "base_dir": str(run.base.folder),
-        "run_dir": str(run.folder),
-        "method": run.method,
-        **_threads(),
-    }
-    folder = work_folder(handle)
-    write_json(folder / "spec.json", spec)
-    chatting.serve(handle, run, ENGINE, folder / "spec.json", run.folder / "chat.log")
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 _ROW_FIELDS = [field.name for field in EvaluationRow._meta.fields if field.name not in {"id", "evaluation"}]
@@ -246,7 +227,7 @@ def work_folder(handle: Handle) -> Path:
     return folder
 
 
-def _threads() -> dict[str, int]:
+def threads() -> dict[str, int]:
     """The operator's number of threads, where there is one, wins over the run's."""
     return {"threads": settings.ENGINE_THREADS} if settings.ENGINE_THREADS else {}
 

@@ -1,5 +1,5 @@
 from training_app.models.benchmarks import Benchmark
-from training_app.models.chat import ChatTurn
+from training_app.models.chat import MAX_ANSWER_TOKENS, ChatAnswer, ChatTurn, Conversation
 from training_app.models.evaluations import Evaluation, EvaluationRow
 from training_app.models.judging import Grade, Judgement, Rubric, Side, Verdict
 from training_app.models.publishing import (
@@ -16,10 +16,13 @@ from training_app.models.runs import BaseModel, Metric, RowLoss, Run, Sample
 from training_app.models.sweeps import Sweep, Trial
 
 __all__ = [
+    "MAX_ANSWER_TOKENS",
     "STEPS",
     "BaseModel",
     "Benchmark",
+    "ChatAnswer",
     "ChatTurn",
+    "Conversation",
     "Evaluation",
     "EvaluationRow",
     "Export",

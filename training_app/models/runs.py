@@ -110,7 +110,6 @@ class Run(models.Model):
     preview_job = models.OneToOneField(Job, models.SET_NULL, null=True, related_name="previewed_run")
     preview = models.JSONField(default=dict)
     job = models.OneToOneField(Job, models.SET_NULL, null=True, related_name="run")
-    chat_job = models.OneToOneField(Job, models.SET_NULL, null=True, related_name="chat_run")
     started = models.JSONField(default=dict, help_text="What the engine said when it started")
     result = models.JSONField(default=dict)
     tags = ArrayField(models.CharField(max_length=40), default=list, blank=True)

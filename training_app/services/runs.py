@@ -1,4 +1,4 @@
-"""What people do with runs: plan, start, stop, resume, judge, chat."""
+"""What people do with runs: plan, start, stop, resume, judge."""
 
 from typing import Any
 
@@ -14,9 +14,7 @@ from finetune_site.lib.channel import InputError
 from finetune_site.projects.models import Project
 from finetune_site.projects.services import audit
 from training_app.engine.spec import CHECKPOINT_WISH, ROW_KINDS, TrainSpec
-from training_app.models import BaseModel, ChatTurn, Evaluation, Run
-
-MAX_PROMPT = 8000
+from training_app.models import BaseModel, Evaluation, Run
 
 
 class TrainingError(Exception):
@@ -186,25 +184,5 @@ def queue_evaluation(*, actor: User, run: Run) -> Evaluation:
     return evaluation
 
 
-@transaction.atomic
-def ask(*, actor: User, run: Run, prompt: str) -> ChatTurn:
-    """Put a question to both models. A model that is still in memory answers; else one is loaded."""
-    prompt = prompt.strip()
-    if not run.is_done:
-        raise TrainingError("The run has no model yet. Let it end first.")
-    if not prompt:
-        raise TrainingError("Type a question first.")
-    if len(prompt) > MAX_PROMPT:
-        raise TrainingError(f"The question is longer than {MAX_PROMPT} characters. Shorten it.")
-    locked = Run.objects.select_for_update().get(pk=run.pk)
-    turn = ChatTurn.objects.create(run=locked, user=actor, prompt=prompt)
-    if locked.chat_job is None or locked.chat_job.is_finished:
-        locked.chat_job = _enqueue(actor, locked, "training.chat", reverse("chat", args=[run.pk]))
-        locked.save(update_fields=["chat_job"])
-    return turn
-
-
-def _enqueue(actor: User, run: Run, kind: str, url: str = "") -> Any:
-    return jobs.enqueue(
-        project=run.project, owner=actor, kind=kind, label=run.name, url=url or reverse("run", args=[run.pk])
-    )
+def _enqueue(actor: User, run: Run, kind: str) -> Any:
+    return jobs.enqueue(project=run.project, owner=actor, kind=kind, label=run.name, url=reverse("run", args=[run.pk]))
