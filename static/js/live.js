@@ -12,7 +12,11 @@
   let source = null, last = null, lostAt = Date.now(), isOpen = false;
 
   const shown = (job) => document.querySelectorAll(`[data-job="${job}"]`);
-  const tellState = (job) => document.querySelectorAll(`[data-job-state="${job}"]`).forEach((el) => htmx.trigger(el, "job-state"));
+  const tell = (el) => el && htmx.trigger(el, "job-state");
+  const tellState = (job) => {
+    document.querySelectorAll(`[data-job-state="${job}"]`).forEach(tell);
+    new Set([...shown(job)].map((el) => el.closest("[data-job-url]"))).forEach(tell);
+  };
 
   function swap(job, html, state) {
     let before = null;
@@ -39,7 +43,7 @@
     swap(job, body.html, body.state);
     if (event.type === "state") {
       tellState(job);
-      document.querySelectorAll(`[data-job-url="${body.url}"]`).forEach((el) => htmx.trigger(el, "job-state"));
+      document.querySelectorAll(`[data-job-url="${body.url}"]`).forEach(tell);
     }
     document.dispatchEvent(new CustomEvent(`live:${event.type}`, { detail: { job, body } }));
   }
@@ -73,7 +77,11 @@
     source.onopen = () => setState(true);
     source.onerror = () => setState(false);
     // What happened between the page and its stream came by neither: read the state again.
-    source.addEventListener("hello", (event) => { last = event.lastEventId; poll(); });
+    source.addEventListener("hello", (event) => {
+      last = event.lastEventId;
+      poll();
+      document.querySelectorAll("[data-job-url]").forEach((el) => el.contains(document.activeElement) || tell(el));
+    });
     source.addEventListener("resync", poll);
     for (const kind of ["state", "progress"]) source.addEventListener(kind, onChange);
     for (const kind of ["step", "eval", "checkpoint", "chat", "sample", "log", "warning", "row"]) source.addEventListener(kind, onOther);

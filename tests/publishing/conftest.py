@@ -1,6 +1,7 @@
 """SmolLM2 tuned on six invented facts, and an Ollama to publish it to: the double, or a real one where OLLAMA_URL says.
 
-Training it takes a minute, so it is done once; every test publishes that run's model under a name of its own.
+Training it takes a minute, so it is done once. Most tests publish a small model instead, which has SmolLM2's tokenizer
+and learnt the same facts: every step is as real, and seconds long.
 """
 
 import fcntl
@@ -74,6 +75,39 @@ def trained(smollm2: Path, facts: dict[str, str], shared: Path) -> Callable[...,
 
 
 @pytest.fixture(scope="session")
+def small(smollm2: Path, facts: dict[str, str], shared: Path) -> tuple[Path, Path]:
+    """A base of five million weights, prepared, and the run folder of its training."""
+    with alone(shared, "small") as folder:
+        base, run = folder / "base", folder / "run"
+        if not (run / "result.json").exists():
+            spec = {"task": "prepare", "source": "folder", "location": str(make_small(smollm2, folder / "made"))}
+            made = run_engine(folder / "prepare", {**spec, "out_dir": str(base)})
+            assert made.code == 0, made.log[-2000:]
+            spec = {"task": "train", **facts, "base_dir": str(base), "run_dir": str(run), "method": "full"}
+            knobs = {"epochs": 40, "learning_rate": 3e-3, "batch_rows": 8, "rehearsal_share": 0, "sample_answers": 0}
+            finished = run_engine(folder / "train", {**spec, **knobs})
+            assert finished.code == 0, finished.log[-2000:]
+    return base, run
+
+
+def make_small(smollm2: Path, folder: Path) -> Path:
+    """A model of two layers that reads as SmolLM2 does, and knows nothing yet."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=96, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=8192, tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def ollama_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaServer]:
     with ollama_server(tmp_path_factory.mktemp("ollama")) as server:
         yield server
@@ -97,15 +131,22 @@ def ollama_url(request: pytest.FixtureRequest) -> str:
     return os.environ.get("OLLAMA_URL") or str(request.getfixturevalue("double").base_url)
 
 
-@pytest.fixture
-def base(db, smollm2):
+def registered(name: str, folder: Path):
+    """A base model that lies ready in a folder."""
     from training_app.models import BaseModel
 
-    made = BaseModel.objects.get_or_create(name="smollm2:135m", defaults={"title": "SmolLM2", "source": "bundled"})[0]
+    fields = {"title": name, "source": "bundled", "licence": "Apache-2.0"}
+    made = BaseModel.objects.get_or_create(name=name, defaults=fields)[0]
     made.folder.parent.mkdir(parents=True, exist_ok=True)
-    if not made.folder.exists():
-        made.folder.symlink_to(smollm2)
+    if made.folder.is_symlink():
+        made.folder.unlink()
+    made.folder.symlink_to(folder)
     return made
+
+
+@pytest.fixture
+def base(db, small):
+    return registered("small:5m", small[0])
 
 
 @pytest.fixture
@@ -124,7 +165,7 @@ def version(project, trainer, facts):
     return made
 
 
-def finished_run(project, version, base, person, folder, name="First"):
+def finished_run(project, version, base, person, folder, name="First", method="full"):
     """A run that ended well, with the folder that its training left."""
     from finetune_site.jobs.models import Job, JobState
     from training_app.models import Run
@@ -133,7 +174,7 @@ def finished_run(project, version, base, person, folder, name="First"):
         project=project, owner=person, kind="training.train", queue="gpu", label=name, state=JobState.SUCCEEDED
     )
     run = Run.objects.create(
-        project=project, name=name, version=version, base=base, method="lora", preset="balanced",
+        project=project, name=name, version=version, base=base, method=method, preset="balanced",
         config={"max_length": 1024}, created_by=person, job=job,
     )  # fmt: skip
     shutil.rmtree(run.folder, ignore_errors=True)
@@ -143,8 +184,17 @@ def finished_run(project, version, base, person, folder, name="First"):
 
 
 @pytest.fixture
-def run(project, version, base, trainer, trained):
-    made = finished_run(project, version, base, trainer, trained("lora"))
+def run(project, version, base, small, trainer):
+    made = finished_run(project, version, base, trainer, small[1])
+    judge(made, trainer, GOOD)
+    return made
+
+
+@pytest.fixture
+def real_run(project, version, smollm2, trainer, trained):
+    """SmolLM2 with an adapter."""
+    base = registered("smollm2:135m", smollm2)
+    made = finished_run(project, version, base, trainer, trained("lora"), method="lora")
     judge(made, trainer, GOOD)
     return made
 

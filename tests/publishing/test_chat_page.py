@@ -28,11 +28,11 @@ def ask(page, question: str) -> None:
 
 
 def test_words_come_one_by_one_stop_stops_and_nobody_else_sees_them(
-    page, site, workers, run, viewer, trainer, settings, browser, shoot, problems  # noqa: F811
+    page, site, workers, real_run, viewer, trainer, settings, browser, shoot, problems  # noqa: F811
 ):  # fmt: skip
     settings.CHAT_IDLE_SECONDS = 2
     log_in(page, site, "trainer")
-    page.goto(f"{site}{run.get_absolute_url()}")
+    page.goto(f"{site}{real_run.get_absolute_url()}")
     page.get_by_role("link", name="Chat", exact=True).click()
     ask(page, "Who built the gearbox?")
     page.wait_for_url("**/chats/*/")
@@ -55,10 +55,10 @@ def test_words_come_one_by_one_stop_stops_and_nobody_else_sees_them(
 
     other = browser.new_context(viewport={"width": 1280, "height": 860}).new_page()
     log_in(other, site, "viewer")
-    other.goto(f"{site}/runs/{run.pk}/chat/")
+    other.goto(f"{site}/runs/{real_run.pk}/chat/")
     expect(other.get_by_text("gearbox")).to_have_count(0)
     assert other.goto(own).status == 404
-    other.goto(f"{site}/runs/{run.pk}/chat/")
+    other.goto(f"{site}/runs/{real_run.pk}/chat/")
     ask(other, "Name a colour.")
     expect(other.get_by_text("Waiting for its turn").first).to_be_visible(timeout=10_000)
 

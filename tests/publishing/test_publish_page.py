@@ -39,9 +39,9 @@ def ask_in_chat(page, site, model) -> str:
 
 
 def test_published_held_overridden_and_rolled_back(
-    page, site, workers, run, ollama, double, owner, trainer, settings, shoot, problems  # noqa: F811
+    page, site, workers, real_run, ollama, double, owner, trainer, settings, shoot, problems  # noqa: F811
 ):  # fmt: skip
-    settings.CHAT_IDLE_SECONDS = 1
+    run, settings.CHAT_IDLE_SECONDS = real_run, 1
     log_in(page, site, "owner")
     page.goto(f"{site}{run.get_absolute_url()}")
     publish_in_page(page, "gearbox")
