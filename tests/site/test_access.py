@@ -104,6 +104,10 @@ TABLE: dict[str, Row] = {
     "version_download": Row(VIEWER, of="file"),
     "project": Row(VIEWER, of="project"),
     "base_models": Row(SIGNED_IN),
+    "base_models_body": Row(SIGNED_IN),
+    "base_add": Row(OPERATOR, "post"),
+    "base_point": Row(OPERATOR),
+    "base_make_ready": Row(OPERATOR, "post", of="base"),
     "ollama_list": Row(OPERATOR),
     "ollama_list_body": Row(OPERATOR),
     "ollama_pull": Row(OPERATOR, "post", of="ollama"),
@@ -269,7 +273,7 @@ def things(project, owner, settings, bundled):
         "generation": generation, "version": version, "run": run, "evaluation": evaluation, "turn": turn,
         "sweep": sweep, "evaluation row": row, "judgement": judgement, "benchmark": benchmark,
         "conflict": conflict, "import": entry, "export": export, "published model": published,
-        "publication": publication, "ollama": server,
+        "publication": publication, "ollama": server, "base": bundled,
     }  # fmt: skip
     return {
         "": {},
@@ -296,7 +300,7 @@ def expected(row: Row, person: str) -> str:
         return "pass" if person == "viewer" else "hidden"
     if row.least == SIGNED_IN or person == "operator":
         return "pass"
-    if row.least == OPERATOR and row.of == "ollama":
+    if row.least == OPERATOR and row.of in ("ollama", "base"):
         return "refused"  # no project's: there is nothing to hide
     if person == "stranger" and row.of:
         return "hidden"
