@@ -9,12 +9,12 @@ from finetune_site.lib.channel import load_json
 from training_app.engine.catalogue import Told
 from training_app.engine.shapes import compare
 from training_app.models import BaseModel, OllamaState
-from training_app.ollama import ANSWER_SECONDS, Client, OllamaError, Shown
+from training_app.ollama import ANSWER_SECONDS, PASSING, Client, OllamaError, Shown
 from training_app.services import bases
 from training_app.services import servers as services
 
 LOOK_SECONDS = 5.0  # the short tasks of the site wait for one another
-SHOWN_AT_ONCE = 20
+SHOWN_AT_ONCE = 8
 # What a file says of where it comes from.
 SOURCES = ("general.source.", "general.base_model.0.", "general.organization", "general.basename")
 PARTS = ("general.finetune", "general.size_label")
@@ -44,7 +44,12 @@ def _ask_what_they_are(client: Client, state: OllamaState) -> None:
     names = {entry["digest"]: entry["name"] for entry in state.held if not entry["is_remote"]}
     told = {digest: found for digest, found in state.told.items() if digest in names}
     for digest in [digest for digest in names if digest not in told][:SHOWN_AT_ONCE]:
-        told[digest] = asdict(_told(client.show(names[digest])))
+        try:
+            told[digest] = asdict(_told(client.show(names[digest])))
+        except OllamaError as error:
+            if error.trouble in PASSING:
+                break
+            told[digest] = asdict(Told())
     if told != state.told:
         OllamaState.objects.filter(pk=state.pk).update(told=told)
 

@@ -108,7 +108,9 @@ def test_the_list_joins_servers_catalogue_and_bases(server, operator, viewer, cl
     assert b"<html" not in body.content and b"llama3.2:3b" in body.content
 
 
-def test_operators_add_what_is_known_and_point_at_the_rest(server, operator, viewer, client_of, settings, tmp_path):
+def test_operators_add_what_is_known_and_point_at_the_rest(
+    server, operator, viewer, client_of, settings, tmp_path, bundled
+):
     met(server, ("llama3.2:3b", "b" * 64, {}), ("gemma3:4b", "c" * 64, {}), ("own:1b", "d" * 64, {}))
     client = client_of(operator)
     client.post(reverse("base_add"), {"name": "llama3.2:3b"})
@@ -140,6 +142,11 @@ def test_operators_add_what_is_known_and_point_at_the_rest(server, operator, vie
     client.post(reverse("base_point"), {**fields, "location": str(tmp_path / "own")})
     client.post(reverse("base_point"), {**fields, "location": str(tmp_path / "other")})
     assert BaseModel.objects.get(name="own:1b").location == str(tmp_path / "other")
+    for name, sentence in {"../x": "as Ollama writes it", "smollm2:135m": "comes with the site and stays"}.items():
+        named = {"name": name, "source": "hub", "location": "a/b"}
+        assert sentence in client.post(reverse("base_point"), named).content.decode()
+    client.post(reverse("base_point"), {**fields, "name": "untagged", "location": str(tmp_path / "x")})
+    assert BaseModel.objects.filter(name="untagged:latest").exists()
     page = client.post(reverse("base_point"), {**fields, "source": "gguf"}).content.decode()
     assert "FINETUNE_OLLAMA_MODELS" in page
     for act in ("base_add", "base_point"):
@@ -174,13 +181,13 @@ def test_a_run_keeps_what_its_base_was(project, version, base, trainer, client_o
     digest = double.models["tiny:1"].digest
     kept = run.base_identity
     assert (kept["name"], kept["server"], kept["digest"]) == ("tiny:1", "Big box", digest)
-    assert kept["standing"] == "verified against Ollama" and len(kept["sha256"]) == 64
+    assert kept["standing"] == "verified" and len(kept["sha256"]) == 64
     base.refresh_from_db()
     told = {line.what: line.ok for line in base.lines}
     assert told == dict.fromkeys(["architecture", "layers", "width", "inner width", "tokens of vocabulary"], True)
     client = client_of(trainer)
     page = client.get(run.get_absolute_url()).content.decode()
-    assert "verified against Ollama: Big box" in page and digest[:12] in page
+    assert "verified on Big box" in page and digest[:12] in page
     assert digest in client.get(reverse("run_card", args=[run.pk])).content.decode()
 
     Run.objects.filter(pk=run.pk).update(started={"step": 1})
@@ -197,19 +204,17 @@ def test_a_contradicted_base_cannot_be_started(
     serving.look(server.pk)
     run = plan(project, version, base, trainer)
     run_all()
-    found = (
-        f"tiny:1 on Big box is not what {base.location} holds. layers: 28 there, 2 here; width: 3072 there, 64 here."
-    )
+    found = f"tiny:1 on Big box is not what {base.location} holds: layers 28 there, 2 here; width 3072 there, 64 here."
     run.preview_job.refresh_from_db()
     assert run.preview_job.error_code == "input" and found in run.preview_job.error_text
     contradicted = BaseModel.objects.get(pk=base.pk)
-    with pytest.raises(services.TrainingError, match="layers: 28 there, 2 here"):
+    with pytest.raises(services.TrainingError, match="layers 28 there, 2 here"):
         plan(project, version, contradicted, trainer)
     page = page_of(client_of(operator))
     assert "contradicted" in page and found in page
     form = client_of(trainer).get(reverse("run_create", args=[project.pk])).content.decode()
     assert f'<option value="{base.pk}" disabled' in form
-    assert "contradicted by Ollama (its shapes are others)" in form
+    assert "contradicted (its shapes are others)" in form
 
     hold(double, "tiny:1", write_gguf(tmp_path / "mended.gguf", **TINY))
     serving.look(server.pk)

@@ -54,7 +54,7 @@ class Line:
 
     @property
     def in_words(self) -> str:
-        return f"{self.what}: {self.ollama} there, {self.weights} here"
+        return f"{self.what} {self.ollama} there, {self.weights} here"
 
 
 def compare(config: Mapping[str, Any], facts: Mapping[str, Any]) -> list[Line]:
@@ -86,7 +86,7 @@ def contradiction(name: str, server: str, weights: str, lines: Sequence[Line]) -
     if not wrong:
         return ""
     return (
-        f"{name} on {server} is not what {weights} holds. {'; '.join(wrong)}. An operator points the name at the right "
+        f"{name} on {server} is not what {weights} holds: {'; '.join(wrong)}. An operator points the name at the right "
         "weights on the page Base models."
     )
 

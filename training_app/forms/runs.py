@@ -92,10 +92,10 @@ class BaseField(forms.ModelChoiceField):
     """A base model with what tells it from others: size, licence, and how sure it is that Ollama serves the same."""
 
     def label_from_instance(self, base: Any) -> str:
-        size = f"{base.parameters / 1e9:.2g} billion parameters" if base.parameters else "of unknown size"
+        size = f"{base.parameters / 1e9:.2g} B" if base.parameters else ""
         quality = "made from a quantised file: lower quality" if base.source == BaseModel.GGUF else ""
-        told = (base.name, size, base.licence, quality, base.standing.label)
-        return " · ".join(str(part) for part in told if part)
+        standing = base.standing.label if base.shapes else ""
+        return " · ".join(str(part) for part in (base.name, size, base.licence, quality, standing) if part)
 
 
 class RunForm(StyledMixin, forms.Form):

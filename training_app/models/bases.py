@@ -31,9 +31,9 @@ class BaseModel(models.Model):
         """Whether its weights are what Ollama serves under its name."""
 
         OPEN = "open", "not compared with Ollama"
-        AGAIN = "again", "to be verified again: Ollama holds another file now"
-        VERIFIED = "verified", "verified against Ollama"
-        CONTRADICTED = "contradicted", "contradicted by Ollama"
+        AGAIN = "again", "to be verified again"
+        VERIFIED = "verified", "verified"
+        CONTRADICTED = "contradicted", "contradicted"
 
     name = models.CharField(max_length=120, unique=True, help_text="As Ollama names it: smollm2:135m")
     title = models.CharField(max_length=200)

@@ -1,5 +1,6 @@
 """The base models of the site: what its Ollama servers hold, joined with the catalogue and what operators added."""
 
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -22,6 +23,8 @@ from training_app.models import BaseModel, OllamaState
 from training_app.services import servers
 from training_app.services.publishing import NAMESPACE
 from training_app.services.runs import TrainingError, memory_bytes
+
+NAME = re.compile(r"(?:\w[\w.-]*/){0,2}\w[\w.-]{0,79}(?::\w[\w.-]{0,79})?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,9 @@ def add_base(*, actor: User, name: str) -> BaseModel:
 @transaction.atomic
 def point_base(*, actor: User, name: str, source: str, location: str, licence: str) -> BaseModel:
     """Say by hand where the weights of a name lie; an entry that no run stands on yet is replaced."""
+    if not NAME.fullmatch(name):
+        raise TrainingError("Enter the name as Ollama writes it, such as llama3.2:3b.")
+    name = name if ":" in name else f"{name}:latest"
     base = BaseModel(name=name, source=source, location=location, licence=licence)
     if source == BaseModel.GGUF:
         holding = find_offer(name).quantised
@@ -187,6 +193,10 @@ def point_base(*, actor: User, name: str, source: str, location: str, licence: s
         base.location, base.server = holding.told.blob, holding.server
     former = BaseModel.objects.select_for_update().filter(name=name).first()
     if former:
+        if former.source == BaseModel.BUNDLED:
+            raise TrainingError(f"{name} comes with the site and stays as it is.")
+        if former.job and not former.job.is_finished:
+            raise TrainingError(f"{name} is being made ready. Wait for it, or stop it on the page Jobs.")
         if runs := former.runs.count():
             raise TrainingError(
                 f"{runs} run{'s stand' if runs > 1 else ' stands'} on {name} as it is, so its weights stay. Add the "
