@@ -1,6 +1,8 @@
 """Ollama's own files read back: only from the store, only a GGUF, only where the tokenizer can be proved."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +12,7 @@ from tests.bases.test_bases import write_gguf
 from tests.engine.engine_process import Listener
 from training_app.engine import dequantise
 from training_app.engine.bundled import find_gguf
-from training_app.engine.dequantise import find_blob, prove_tokenizer
+from training_app.engine.dequantise import find_blob, prove_answers, prove_tokenizer
 from training_app.engine.prepare import prepare
 from training_app.engine.spec import PrepareSpec
 
@@ -73,3 +75,17 @@ def test_a_tokenizer_that_cuts_otherwise_is_refused(read_back, tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(told))
     with pytest.raises(InputError, match=r"tokenizer \(smollm\) cannot be read back faithfully"):
         prove_tokenizer(find_gguf(), tmp_path)
+
+
+def test_weights_that_answer_otherwise_are_refused(read_back, tmp_path):
+    """One layer's keys in another order, as an import does it that takes one family for another: no shape tells."""
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(read_back, tmp_path / "m", ignore=shutil.ignore_patterns("*.safetensors")))
+    weights = load_file(read_back / "model.safetensors")
+    for layer in range(30):
+        name = f"model.layers.{layer}.self_attn.k_proj.weight"
+        weights[name] = weights[name].view(3, 2, 32, -1).transpose(1, 2).reshape(192, -1).contiguous()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="answer otherwise than Ollama's file does"):
+        prove_answers(find_gguf(), folder, Listener())

@@ -8,10 +8,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from finetune_site.lib.channel import InputError, write_json
+from finetune_site.lib.channel import Channel, InputError, write_json
 from finetune_site.lib.files import sha256_of
 
 MAGIC = b"GGUF"
+# Of a first token's log-probability. llama.cpp rounds activations too: SmolLM2 in Q4_1 differs by up to 0.31.
+TOLERANCE = 1.0
 INSTEAD = "Point the name at the original weights instead: a Hugging Face repository or a local folder."
 # What transformers reads back as a model of text; the others it knows are older kinds, or mixtures of experts.
 READABLE = (
@@ -122,6 +124,25 @@ def prove_tokenizer(gguf: Path, folder: Path) -> None:
         raise InputError(
             f"The file's tokenizer ({kind}) cannot be read back faithfully: it cuts {len(differing)} of {len(PROBES)} "
             f"texts otherwise than llama.cpp does, such as {differing[0][:40]!r}. {INSTEAD}"
+        )
+
+
+def prove_answers(gguf: Path, folder: Path, channel: Channel) -> None:
+    """`InputError` where the weights read back answer otherwise than the GGUF does in llama.cpp: an import that takes
+    some layer of a family wrongly would not show in any shape.
+    """
+    from training_app.engine.hardware import choose_machine
+    from training_app.engine.parity import compare
+    from training_app.engine.probes import questions
+    from training_app.engine.template import load_tokenizer
+
+    tokenizer = load_tokenizer(str(folder))
+    rows = compare(folder, gguf, tokenizer, questions(tokenizer), choose_machine(0, "cpu", "float32"), channel)
+    worst = max(row["difference"] for row in rows)
+    if worst > TOLERANCE:
+        raise InputError(
+            f"The weights read back answer otherwise than Ollama's file does: the log-probability of a first token "
+            f"differs by {worst:.2f}, where {TOLERANCE:g} is allowed. {INSTEAD}"
         )
 
 

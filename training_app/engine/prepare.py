@@ -24,7 +24,7 @@ def prepare(spec: PrepareSpec, channel: Channel) -> dict[str, Any]:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         channel.emit("started", source=spec.source)
-        _fill(spec, aside)
+        _fill(spec, aside, channel)
         channel.check()
         if out_dir.exists():
             out_dir.rmdir()  # an empty folder may be waiting; a full one is not ours to replace
@@ -32,7 +32,7 @@ def prepare(spec: PrepareSpec, channel: Channel) -> dict[str, Any]:
     return describe(out_dir, spec.location or "SmolLM2-135M-Instruct")
 
 
-def _fill(spec: PrepareSpec, out_dir: Path) -> None:
+def _fill(spec: PrepareSpec, out_dir: Path, channel: Channel) -> None:
     if spec.source == "bundled":
         from training_app.engine.bundled import convert
 
@@ -43,6 +43,7 @@ def _fill(spec: PrepareSpec, out_dir: Path) -> None:
         gguf = dequantise.find_blob(spec.ollama_models, spec.location)
         dequantise.convert(gguf, out_dir, gguf.name)
         dequantise.prove_tokenizer(gguf, out_dir)
+        dequantise.prove_answers(gguf, out_dir, channel)
     elif spec.source == "folder":
         _copy(check_folder(Path(spec.location)), out_dir)
     else:
