@@ -7,7 +7,7 @@ import pytest
 
 from finetune_site.lib.files import sha256_of
 from tests.engine.engine_process import run_engine
-from tests.publishing.conftest import double, ollama_store, shared  # noqa: F401
+from tests.publishing.conftest import alone, double, ollama_store, shared  # noqa: F401
 from training_app.engine.bundled import find_gguf
 
 
@@ -21,10 +21,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def read_back(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model that the engine makes of that file."""
-    folder = tmp_path_factory.mktemp("read") / "back"
-    fields = {"source": "gguf", "location": sha256_of(find_gguf()), "ollama_models": str(store)}
-    made = run_engine(folder.parent, {"task": "prepare", **fields, "out_dir": str(folder)})
-    assert made.code == 0, made.refusal if made.code == 2 else made.log[-2000:]
+def read_back(store: Path, shared: Path) -> Path:  # noqa: F811
+    """The model that the engine makes of that file; it takes half a minute, so one process does it."""
+    with alone(shared, "read_back") as folder:
+        if not (folder / "result.json").exists():
+            fields = {"source": "gguf", "location": sha256_of(find_gguf()), "ollama_models": str(store)}
+            made = run_engine(shared / "reads", {"task": "prepare", **fields, "out_dir": str(folder)})
+            assert made.code == 0, made.log[-2000:]
     return folder

@@ -187,6 +187,7 @@ def test_a_run_keeps_what_its_base_was(project, version, base, trainer, client_o
     page = client.get(run.get_absolute_url()).content.decode()
     assert "verified on Big box" in page and digest[:12] in page
     assert digest in client.get(reverse("run_card", args=[run.pk])).content.decode()
+    assert client.get(reverse("run_spec", args=[run.pk])).json()["base_identity"] == kept
 
     Run.objects.filter(pk=run.pk).update(started={"step": 1})
     run.base.name = "another:1b"
@@ -275,6 +276,47 @@ def test_an_offline_site_points_a_tag_at_a_local_folder(
     base = BaseModel.objects.get(pk=base.pk)
     assert base.job.state == "succeeded", base.job.error_text
     assert base.is_ready and base.standing == "verified" and base.parameters < 1_000_000
+
+
+def test_a_base_that_no_machine_holds_is_refused_before_anything_is_fetched(
+    project, version, trainer, client_of, base, settings
+):
+    now = timezone.now()
+    Machine.objects.create(host="m", facts={"processor": {"memory_total": 16 * 10**9}, "gpus": []}, seen_at=now)
+    large = BaseModel.objects.create(name="qwen2.5:72b", title="Q", source="hub", location="Qwen/Qwen2.5-72B-Instruct")
+    with pytest.raises(
+        services.TrainingError, match=r"needs about 45 GB .* largest machine here has 16 GB. Choose a sm"
+    ):
+        plan(project, version, large, trainer)
+    form = client_of(trainer).get(reverse("run_create", args=[project.pk])).content.decode()
+    assert f'<option value="{large.pk}" disabled' in form and "(too large for the machines here)" in form
+    Machine.objects.create(host="n", facts={"processor": {"memory_total": 0}, "gpus": GPUS}, seen_at=now)
+    assert services.hindrance(large) == ""
+    Machine.objects.filter(host="n").delete()
+    settings.RAY_ADDRESS = "head:6379"  # what its machines hold together is not known here
+    assert services.hindrance(large) == ""
+
+
+GPUS = [{"memory_total": 40 * 10**9}, {"memory_total": 40 * 10**9}]
+
+
+def test_what_was_verified_here_goes_by_its_digest(server, base):
+    """A tag that moved on, and a copy under another name: both are the file that was compared."""
+    met(server, ("qwen3:4b", "a" * 64, {}), ("ours:latest", "a" * 64, {}), ("mistral:7b", "b" * 64, {}))
+    line = {"what": "layers", "ollama": "2", "weights": "2", "ok": True}
+    BaseModel.objects.create(
+        name="qwen3:4b",
+        title="Q",
+        source="hub",
+        location="Qwen/Qwen3-4B",
+        server=server,
+        digest="a" * 64,
+        shapes=[line],
+    )
+    found = bases.find_offer("ours:latest")
+    assert (found.repository, found.how) == ("Qwen/Qwen3-4B", "the same file under another name")
+    assert bases.find_offer("mistral:7b").how == "the site's catalogue"
+    assert bases.find_offer("nobody:1b").repository == ""
 
 
 def test_everybody_signed_in_sees_the_list_and_nobody_else(client_of, bundled):

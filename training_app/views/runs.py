@@ -143,6 +143,7 @@ def run_spec(request: SignedInRequest, pk: int) -> HttpResponse:
         "name": found.name,
         "version": str(found.version),
         "base": found.base.name,
+        "base_identity": found.base_identity,
         "spec": {"task": "train", **found.spec, "run_dir": str(found.folder)},
         "environment": _environment(found),
         "result": found.result or None,
