@@ -239,6 +239,8 @@ QUANTISERS = [
 CAN_QUANTISE = bool(shutil.which("llama-quantize")) or any(path.exists() for path in QUANTISERS)
 # Folders below which operators may register base models.
 MODEL_FOLDERS = [part for part in os.environ.get("FINETUNE_MODEL_FOLDERS", "").split(":") if part]
+# The folder in which an Ollama of this machine keeps `manifests` and `blobs`: its files can then be read back.
+OLLAMA_MODELS = os.environ.get("FINETUNE_OLLAMA_MODELS", "").strip()
 # Checkpoints of runs that ended well are deleted after so many days; 0: people clean up themselves.
 CHECKPOINT_DAYS = _number("FINETUNE_CHECKPOINT_DAYS", 0)
 CHAT_IDLE_SECONDS = _number("FINETUNE_CHAT_IDLE_SECONDS", 300)

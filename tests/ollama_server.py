@@ -76,6 +76,7 @@ class OllamaServer:
         self.uploads: list[str] = []  # those that arrived whole
         self.base_url = ""
         self._loaded: dict[str, Any] = {}
+        self._facts: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
 
     def blob(self, digest: str) -> Path:
@@ -210,9 +211,25 @@ class OllamaServer:
         field_ = GGUFReader(self.blob(digest)).fields.get("tokenizer.chat_template")
         return str(field_.contents()) if field_ else ""
 
+    def facts(self, digest: str) -> dict[str, Any]:
+        """The file's keys as `/api/show` tells them: without its name and template, with its weights counted."""
+        from gguf import GGUFReader
+
+        if digest not in self._facts:
+            reader = GGUFReader(self.blob(digest))
+            hidden = ("GGUF.", "general.name", "tokenizer.chat_template")
+            told = {name: entry.contents() for name, entry in reader.fields.items() if not name.startswith(hidden)}
+            weights = sum(int(tensor.n_elements) for tensor in reader.tensors)
+            self._facts[digest] = {**told, "general.parameter_count": weights}
+        return self._facts[digest]
+
     @property
     def is_old(self) -> bool:
         return tuple(map(int, self.behave.version.split("."))) < (0, 34, 1)
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 5
 
 
 def whole(name: str) -> str:
@@ -367,15 +384,20 @@ class Handler(BaseHTTPRequestHandler):
     def _show(self, body: dict[str, Any]) -> dict[str, Any]:
         model = self.server_state.named(body.get("model", ""))
         parameters = "\n".join(f"{name} {value}" for name, value in model.parameters.items())
+        facts = self.server_state.facts(model.gguf)
+        is_short = not body.get("verbose")
         return {
             "license": "\n".join(model.licence),
             "modelfile": f"FROM {self.server_state.blob(model.gguf)}",
             "parameters": parameters,
             "template": model.template,
             "system": model.system,
-            "details": {"format": "gguf", "family": "llama"},
-            "model_info": {"general.architecture": "llama", "llama.block_count": 30, "llama.embedding_length": 576},
-            "capabilities": ["completion"],
+            "details": {"format": "gguf", "family": facts["general.architecture"]},
+            "model_info": {name: [] if is_short and _is_long(value) else value for name, value in facts.items()},
+            "capabilities": [
+                "embedding" if f"{facts['general.architecture']}.pooling_type" in facts else "completion",
+                *(["vision"] if f"{facts['general.architecture']}.vision.block_count" in facts else []),
+            ],
             "modified_at": "2026-01-01T00:00:00Z",
         }
 

@@ -10,8 +10,9 @@ from training_app.models import BaseModel, Benchmark, Evaluation, Judgement, Pub
 
 @admin.register(BaseModel)
 class BaseModelAdmin(admin.ModelAdmin):
-    list_display = ["name", "title", "source", "location", "licence", "ready_at"]
-    readonly_fields = ["facts", "ready_at"]
+    list_display = ["name", "title", "source", "location", "licence", "ready_at", "standing"]
+    list_select_related = ["server__ollama_state"]
+    readonly_fields = ["facts", "ready_at", "how", "server", "digest", "shapes", "compared_at"]
 
 
 @admin.register(Run)

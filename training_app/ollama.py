@@ -4,6 +4,7 @@ httpx where the package falls short: it follows redirects, sends a blob without 
 telling how far it is, and drops what `_debug_render_only` answers. Loaded by workers alone.
 """
 
+import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from finetune_site.lib.channel import parse_json
 
 CONNECT_SECONDS, ANSWER_SECONDS, LONG_SECONDS = 5.0, 30.0, 900.0  # a create may be silent for minutes
 BLOCK = 1 << 20
+BLOB = re.compile(r"[/\\]sha256[-:]([0-9a-f]{64})\s*$")
 
 
 class Trouble(StrEnum):
@@ -88,8 +90,17 @@ class Shown:
     system: str
     parameters: str
     architecture: str
+    modelfile: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     capabilities: tuple[str, ...] = ()
+
+    @property
+    def blob(self) -> str:
+        """The SHA-256 of the model's file; empty where the server does not tell. The rest of what it calls the path is
+        a server's word about a disk, and not used."""
+        source = next((line for line in self.modelfile.splitlines() if line.startswith("FROM ")), "")
+        found = BLOB.search(source)
+        return found[1] if found else ""
 
 
 @dataclass(frozen=True)
@@ -136,14 +147,16 @@ class Client:
         models = [_model(entry) for entry in self._get("/api/tags").get("models") or []]
         return Look("", tuple(models)).named(name)
 
-    def show(self, name: str) -> Shown:
-        told = self._post("/api/show", {"model": name})
+    def show(self, name: str, *, is_whole: bool = False) -> Shown:
+        """What the server says of a model; lists of more than five entries stand in it only where `is_whole`."""
+        told = self._post("/api/show", {"model": name, "verbose": is_whole})
         facts = told.get("model_info") or {}
         return Shown(
             template=told.get("template") or "",
             system=told.get("system") or "",
             parameters=told.get("parameters") or "",
             architecture=str(facts.get("general.architecture") or ""),
+            modelfile=told.get("modelfile") or "",
             facts=facts,
             capabilities=tuple(told.get("capabilities") or ()),
         )

@@ -1,6 +1,7 @@
 from django.urls import path, re_path
 
 from training_app.views import (
+    bases,
     benchmarks,
     chat,
     compare,
@@ -22,7 +23,11 @@ urlpatterns = [
     path("ollama/body", servers.ollama_list_body, name="ollama_list_body"),
     path("ollama/<int:pk>/pull", servers.ollama_pull, name="ollama_pull"),
     path("ollama/<int:pk>/unload", servers.ollama_unload, name="ollama_unload"),
-    path("models/", overview.base_models, name="base_models"),
+    path("models/", bases.base_models, name="base_models"),
+    path("models/body", bases.base_models_body, name="base_models_body"),
+    path("models/add", bases.base_add, name="base_add"),
+    path("models/point", bases.base_point, name="base_point"),
+    path("models/<int:pk>/make-ready", bases.base_make_ready, name="base_make_ready"),
     path("projects/<int:project>/runs/", runs.run_list, name="run_list"),
     path("projects/<int:project>/runs/new", runs.run_create, name="run_create"),
     path("projects/<int:project>/runs/presets", runs.run_presets, name="run_presets"),

@@ -40,6 +40,15 @@ def report() -> None:
     Machine.objects.update_or_create(host=HOST, defaults={"facts": facts, "seen_at": timezone.now()})
 
 
+def most_memory() -> int:
+    """Bytes of the machine that has the most: its memory, or that of its devices together; 0 where none has told."""
+    held = (
+        max(facts["processor"]["memory_total"], sum(gpu["memory_total"] for gpu in facts["gpus"]))
+        for facts in Machine.objects.values_list("facts", flat=True)
+    )
+    return max(held, default=0)
+
+
 def reports(user: User) -> list[Report]:
     """All machines, with the jobs on their slots; of a job that `user` may not see only that it is there."""
     running = list(Job.objects.filter(queue="gpu", state=JobState.RUNNING).select_related("project", "owner"))

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from finetune_site.lib.channel import InputError
-from tests.engine.engine_process import run_engine
+from tests.engine.engine_process import Listener, run_engine
 from training_app.engine.bundled import find_gguf
-from training_app.engine.prepare import check_folder, count_parameters, identity
+from training_app.engine.prepare import check_folder, count_parameters, identity, prepare
+from training_app.engine.spec import PrepareSpec
 
 
 def test_a_folder_is_copied_and_described(tiny_model: Path, tmp_path: Path) -> None:
@@ -56,6 +57,32 @@ def test_an_unreachable_hub_is_a_sentence(tmp_path: Path) -> None:
     fields = {"task": "prepare", "source": "hub", "location": "no-such/model", "out_dir": str(tmp_path / "made")}
     finished = run_engine(tmp_path, fields)
     assert finished.code == 2 and "cannot be fetched from the hub" in finished.refusal
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "told"),
+    [
+        ("GatedRepoError", 403, r"have accepted its licence. Open https://huggingface.co/meta-llama/L-3B .* HF_TOKEN"),
+        ("RepositoryNotFoundError", 401, "shows no model meta-llama/L-3B.*HF_TOKEN"),
+        ("HfHubHTTPError", 403, "shows no model meta-llama/L-3B"),
+        ("HfHubHTTPError", 503, "answered 503 .* Try again later"),
+    ],
+)
+def test_the_hubs_refusals_say_what_to_do(monkeypatch, tmp_path: Path, kind: str, status: int, told: str) -> None:
+    """No hub can be reached here: its exceptions are raised where its client would."""
+    import httpx2
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    response = httpx2.Response(status, request=httpx2.Request("GET", "https://huggingface.co/x"))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise getattr(errors, kind)(f"{status} Client Error", response=response)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(InputError, match=told):
+        prepare(PrepareSpec("hub", str(tmp_path / "made"), "meta-llama/L-3B"), Listener())
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.slow

@@ -473,7 +473,8 @@ def test_a_version_that_is_gone_in_ollama_is_not_switched_to(run, ollama, double
     assert model.current == second and "is not in Ollama any more as it was published" in model.switch_job.error_text
 
 
-def test_the_file_comes_whole_with_its_hash(run, trainer, viewer, stranger, client_of, exported):
+def test_the_file_comes_whole_with_its_hash(real_run, trainer, viewer, stranger, client_of):
+    run = real_run
     client = client_of(trainer)
     page = client.get(reverse("export_list", args=[run.pk])).content.decode()
     assert "about 257" in page, "sizes are not told before"

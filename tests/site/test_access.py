@@ -105,6 +105,10 @@ TABLE: dict[str, Row] = {
     "version_download": Row(VIEWER, of="file"),
     "project": Row(VIEWER, of="project"),
     "base_models": Row(SIGNED_IN),
+    "base_models_body": Row(SIGNED_IN),
+    "base_add": Row(OPERATOR, "post"),
+    "base_point": Row(OPERATOR),
+    "base_make_ready": Row(OPERATOR, "post", of="base"),
     "ollama_list": Row(OPERATOR),
     "ollama_list_body": Row(OPERATOR),
     "ollama_pull": Row(OPERATOR, "post", of="ollama"),
@@ -284,7 +288,7 @@ def things(project, owner, settings, bundled):
         "conversation": conversation, "answer": answer,
         "sweep": sweep, "evaluation row": row, "judgement": judgement, "benchmark": benchmark,
         "conflict": conflict, "import": entry, "export": export, "published model": published,
-        "publication": publication, "ollama": server,
+        "publication": publication, "ollama": server, "base": bundled,
     }  # fmt: skip
     return {
         "": {},
@@ -312,7 +316,7 @@ def expected(row: Row, person: str) -> str:
         return may if person == "viewer" else "hidden"
     if row.least == SIGNED_IN or person == "operator":
         return "pass"
-    if row.least == OPERATOR and row.of == "ollama":
+    if row.least == OPERATOR and row.of in ("ollama", "base"):
         return "refused"  # no project's: there is nothing to hide
     if person == "stranger" and row.of:
         return "hidden"

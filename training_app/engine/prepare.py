@@ -24,7 +24,7 @@ def prepare(spec: PrepareSpec, channel: Channel) -> dict[str, Any]:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         channel.emit("started", source=spec.source)
-        _fill(spec, aside)
+        _fill(spec, aside, channel)
         channel.check()
         if out_dir.exists():
             out_dir.rmdir()  # an empty folder may be waiting; a full one is not ours to replace
@@ -32,11 +32,18 @@ def prepare(spec: PrepareSpec, channel: Channel) -> dict[str, Any]:
     return describe(out_dir, spec.location or "SmolLM2-135M-Instruct")
 
 
-def _fill(spec: PrepareSpec, out_dir: Path) -> None:
+def _fill(spec: PrepareSpec, out_dir: Path, channel: Channel) -> None:
     if spec.source == "bundled":
         from training_app.engine.bundled import convert
 
         convert(out_dir)
+    elif spec.source == "gguf":
+        from training_app.engine import dequantise
+
+        gguf = dequantise.find_blob(spec.ollama_models, spec.location)
+        dequantise.convert(gguf, out_dir, gguf.name)
+        dequantise.prove_tokenizer(gguf, out_dir)
+        dequantise.prove_answers(gguf, out_dir, channel)
     elif spec.source == "folder":
         _copy(check_folder(Path(spec.location)), out_dir)
     else:
@@ -146,10 +153,33 @@ def _download(model_id: str, out_dir: Path) -> None:
 
     try:
         snapshot_download(model_id, local_dir=out_dir, allow_patterns=HUB_FILES, etag_timeout=10)
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+    except HfHubHTTPError as error:
+        raise InputError(_refused_by_hub(model_id, error)) from error
+    except (HFValidationError, OSError, ValueError) as error:
         raise InputError(
             f"The model {model_id} cannot be fetched from the hub: {str(error).splitlines()[0][:200]} "
             "Check the id and the connection, or choose a local folder."
         ) from error
     shutil.rmtree(out_dir / ".cache", ignore_errors=True)
     check_folder(out_dir)
+
+
+def _refused_by_hub(model_id: str, error: Any) -> str:
+    """What to do about the hub's answer. It tells a visitor of a private model the same as of one that is not there."""
+    from huggingface_hub.errors import GatedRepoError
+
+    status, page = error.response.status_code, f"https://huggingface.co/{model_id}"
+    if isinstance(error, GatedRepoError):
+        return (
+            f"The model {model_id} is given only to those who have accepted its licence. Open {page} with an account "
+            "of Hugging Face, accept the licence there, put a token of that account into HF_TOKEN in the environment "
+            "of the workers, start them anew, and try again."
+        )
+    if status in (401, 403, 404):
+        return (
+            f"The hub shows no model {model_id}. Check the id; a private model also needs HF_TOKEN in the environment "
+            "of the workers, of an account that may read it."
+        )
+    return (
+        f"The hub answered {status} when the model {model_id} was asked for. Try again later, or choose a local folder."
+    )

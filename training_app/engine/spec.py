@@ -35,7 +35,7 @@ METHODS: Mapping[str, str] = MappingProxyType(
     }
 )
 SCHEDULERS = ("cosine", "linear", "constant")
-SOURCES = ("bundled", "folder", "hub")
+SOURCES = ("bundled", "folder", "hub", "gguf")
 SETS = ("validation", "recall")
 # A person asks for a checkpoint by laying a file of this name into the run folder.
 CHECKPOINT_WISH = "checkpoint-now"
@@ -57,11 +57,16 @@ def knob(default: Any, help: str, bounds: Bounds | None = None, choices: tuple[s
 
 @dataclass(frozen=True)
 class PrepareSpec:
-    """Make a base model folder: safetensors weights, tokenizer, configuration."""
+    """Make a base model folder: safetensors weights, tokenizer, configuration.
+
+    `location`: the folder; the id on the hub; for a GGUF its SHA-256, under which `ollama_models`, the store of an
+    Ollama, holds it.
+    """
 
     source: str
     out_dir: str
     location: str = ""
+    ollama_models: str = ""
 
     def __post_init__(self) -> None:
         _check_choice("source", self.source, SOURCES)

@@ -12,11 +12,14 @@ from datasets_app.models import DatasetVersion, ModelServer
 from finetune_site.jobs.models import JobState
 from finetune_site.projects.forms import StyledMixin, style
 from finetune_site.projects.models import Project
+from training_app.engine.catalogue import too_large
 from training_app.engine.rubric import DEFAULT
 from training_app.engine.spec import METHODS, OBJECTIVES, PRESETS, ROW_KINDS, TrainSpec, barred, knobs
 from training_app.engine.suites import USUAL, own_tasks, runnable
+from training_app.forms.reasons import ReasonedRadios, ReasonedSelect
 from training_app.models import BaseModel, Evaluation, Run, Sweep
 from training_app.services.judging import MAX_RUBRIC
+from training_app.services.runs import memory_bytes
 from training_app.services.sweeps import MAX_RUNS
 
 # Which machine computes is the operator's and the queue's to say.
@@ -42,19 +45,6 @@ ROWS = {"chat": "conversations", "preference": "preference pairs", "text": "text
 BY_SIZE = ("epochs", "learning_rate", "batch_rows")
 # What most people who turn knobs turn first.
 FIRST = ("epochs", "learning_rate", "batch_rows", "rank", "alpha", "max_length")
-
-
-class ReasonedRadios(forms.RadioSelect):
-    """Radio buttons of which some cannot be chosen now; `reasons` says why, by value."""
-
-    reasons: dict[str, str]
-
-    def create_option(self, name: str, value: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        option: dict[str, Any] = super().create_option(name, value, *args, **kwargs)
-        if reason := getattr(self, "reasons", {}).get(str(value)):
-            option["attrs"]["disabled"] = True
-            option["label"] = f"{option['label']} {reason}"
-        return option
 
 
 class RunFilterForm(StyledMixin, forms.Form):
@@ -98,6 +88,16 @@ class CleanUpForm(StyledMixin, forms.Form):
     )
 
 
+class BaseField(forms.ModelChoiceField):
+    """A base model with what tells it from others: size, licence, and how sure it is that Ollama serves the same."""
+
+    def label_from_instance(self, base: Any) -> str:
+        size = f"{base.parameters / 1e9:.2g} B" if base.parameters else ""
+        quality = "made from a quantised file: lower quality" if base.source == BaseModel.GGUF else ""
+        standing = base.standing.label if base.shapes else ""
+        return " · ".join(str(part) for part in (base.name, size, base.licence, quality, standing) if part)
+
+
 class RunForm(StyledMixin, forms.Form):
     """An empty knob means: as the preset says."""
 
@@ -105,7 +105,12 @@ class RunForm(StyledMixin, forms.Form):
     version = forms.ModelChoiceField(
         DatasetVersion.objects.none(), label="Dataset version", help_text="What the model learns from."
     )
-    base = forms.ModelChoiceField(BaseModel.objects.all(), label="Base model", help_text="What it starts from.")
+    base = BaseField(
+        BaseModel.objects.select_related("server__ollama_state"),
+        label="Base model",
+        widget=ReasonedSelect,
+        help_text="What it starts from, as Ollama names it.",
+    )
     start = forms.ModelChoiceField(
         Run.objects.none(),
         required=False,
@@ -141,6 +146,7 @@ class RunForm(StyledMixin, forms.Form):
         assert isinstance(starts, forms.ModelChoiceField)
         starts.queryset = Run.objects.filter(project=project, job__state=JobState.SUCCEEDED)
         self._grey_out(project)
+        self._grey_out_bases()
         defaults = knobs()
         for name, item in KNOBS.items():
             if name == "cluster" and not self._may_ask_for_cluster:
@@ -158,6 +164,16 @@ class RunForm(StyledMixin, forms.Form):
             name: f"No version of this project has {ROWS[kind]}."
             for name, kind in ROW_KINDS.items()
             if kind not in held
+        }
+
+    def _grey_out_bases(self) -> None:
+        """Those that no run may start from; the whole sentence stands on the page of base models."""
+        chooser, memory = self.fields["base"].widget, memory_bytes()
+        assert isinstance(chooser, ReasonedSelect)
+        chooser.reasons = {
+            str(base.pk): "(its shapes are others)" if base.contradiction else "(too large for the machines here)"
+            for base in BaseModel.objects.select_related("server__ollama_state")
+            if base.contradiction or too_large(base.parameters, memory)
         }
 
     @property

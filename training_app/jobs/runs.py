@@ -19,6 +19,7 @@ from training_app.models import BaseModel, Benchmark, Evaluation, EvaluationRow,
 from training_app.series import Series
 from training_app.services import housekeeping, sweeps
 from training_app.services import runs as services
+from training_app.serving import compare_base
 
 ENGINE = "training_app.engine"
 # What alone carries a model server's key into an engine.
@@ -30,7 +31,7 @@ TAKE_OVER_SECONDS = 1.0
 def preview(handle: Handle) -> None:
     """Tokenize and estimate; the result stands on the run's page before it starts."""
     run = Run.objects.select_related("version", "base").get(preview_job=handle.job)
-    prepare_base(handle, run.base)
+    settle_base(handle, run)
     out = work_folder(handle)
     handle.progress(0, message="Reading the version and measuring this machine; some seconds")
     result = run_engine(handle, {"task": "preview", **run.spec, **threads(), "out_dir": str(out)}, out)
@@ -42,7 +43,7 @@ def preview(handle: Handle) -> None:
 def train(handle: Handle) -> None:
     """Train, or go on from the newest checkpoint; every step's numbers become rows and reach the pages."""
     run = Run.objects.select_related("project", "version", "base", "created_by").get(job=handle.job)
-    prepare_base(handle, run.base)
+    settle_base(handle, run)
     series = Series(handle, run)
     spec = {"task": "train", **run.spec, **threads(), "run_dir": str(run.folder), "ray_address": settings.RAY_ADDRESS}
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -156,6 +157,26 @@ def benchmark(handle: Handle) -> None:
 _ROW_FIELDS = [field.name for field in EvaluationRow._meta.fields if field.name not in {"id", "evaluation"}]
 
 
+def settle_base(handle: Handle, run: Run) -> None:
+    """Make a run's base ready and, before the run starts, hold it against Ollama and keep with the run what it is."""
+    prepare_base(handle, run.base)
+    if run.started:
+        return
+    compare_base(run.base)
+    run.base = BaseModel.objects.select_related("server__ollama_state").get(pk=run.base_id)
+    if told := run.base.contradiction:
+        raise JobInputError(told)
+    handle.write(lambda: services.note_identity(run))
+
+
+@job_kind("training.make_ready", title="Make base model ready", max_attempts=2)
+def make_ready(handle: Handle) -> None:
+    """Before any run needs it: fetch or convert the weights, and hold them against Ollama."""
+    base = BaseModel.objects.select_related("server").get(job=handle.job)
+    prepare_base(handle, base)
+    compare_base(base)
+
+
 def prepare_base(handle: Handle, base: BaseModel) -> None:
     """Make a base model ready once per machine, however many jobs need it at the same time."""
     base.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +184,7 @@ def prepare_base(handle: Handle, base: BaseModel) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (base.folder / "result.json").exists():
             handle.progress(0, message=f"Making {base} ready for training; once, about a minute")
-            spec = PrepareSpec(source=base.source, location=base.location, out_dir=str(base.folder))
+            spec = PrepareSpec(base.source, str(base.folder), base.location, settings.OLLAMA_MODELS)
             work = work_folder(handle)
             run_engine(handle, {"task": "prepare", **vars(spec)}, work, result=base.folder)
         facts = load_json(base.folder / "result.json")

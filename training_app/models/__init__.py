@@ -1,3 +1,4 @@
+from training_app.models.bases import BaseModel
 from training_app.models.benchmarks import Benchmark
 from training_app.models.chat import MAX_ANSWER_TOKENS, ChatAnswer, ChatTurn, Conversation
 from training_app.models.evaluations import Evaluation, EvaluationRow
@@ -12,7 +13,7 @@ from training_app.models.publishing import (
     PublishedModel,
     Switch,
 )
-from training_app.models.runs import BaseModel, Metric, RowLoss, Run, Sample
+from training_app.models.runs import Metric, RowLoss, Run, Sample
 from training_app.models.sweeps import Sweep, Trial
 
 __all__ = [

@@ -282,6 +282,7 @@ class OllamaState(models.Model):
     version = models.CharField(max_length=40, blank=True)
     held = models.JSONField(default=list)
     loaded = models.JSONField(default=list)
+    told = models.JSONField(default=dict, help_text="By digest what helps to find its weights")
     problem = models.TextField(blank=True)
     seen_at = models.DateTimeField(null=True)
     asked_at = models.DateTimeField(null=True)
@@ -293,6 +294,10 @@ class OllamaState(models.Model):
     def disk_bytes(self) -> int:
         """What its models take; those that share weights are counted each."""
         return sum(entry["size"] for entry in self.held)
+
+    def digest_of(self, name: str) -> str:
+        """Which model a name is there; empty when the server does not hold it."""
+        return next((str(entry["digest"]) for entry in self.held if entry["name"] == name), "")
 
 
 class OllamaPull(models.Model):

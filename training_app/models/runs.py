@@ -1,13 +1,11 @@
-"""Base models, runs, and the series of numbers a run writes."""
+"""Runs, and the series of numbers a run writes."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.postgres.fields import ArrayField
-from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Max, Q
 from django.db.models.functions import Mod
@@ -18,59 +16,11 @@ from datasets_app.models import DatasetVersion
 from finetune_site.jobs.models import Job, JobState
 from finetune_site.projects.models import Project
 from training_app.engine.spec import knobs
+from training_app.models.bases import BaseModel
 
 # What pages show of a run of any length: so many steps of its curves, so many looks of its answers.
 CURVE_STEPS, SHOWN_LOOKS = 2000, 10
 LOOK_NAMES = ("validation_loss", "validation_margin", "validation_accuracy")
-
-
-class BaseModel(models.Model):
-    """A model that can be fine-tuned, named as Ollama names it. Operators add them; the bundled one is always there."""
-
-    BUNDLED, FOLDER, HUB = "bundled", "folder", "hub"
-
-    name = models.CharField(max_length=120, unique=True, help_text="As Ollama names it: smollm2:135m")
-    title = models.CharField(max_length=200)
-    source = models.CharField(
-        max_length=10,
-        choices=[(BUNDLED, "comes with the site"), (FOLDER, "local folder of safetensors"), (HUB, "Hugging Face")],
-    )
-    location = models.CharField(
-        max_length=300, blank=True, help_text="The folder's path, or owner/name on Hugging Face"
-    )
-    licence = models.CharField(max_length=80, blank=True)
-    facts = models.JSONField(default=dict, editable=False, help_text="What was read when it was made ready")
-    ready_at = models.DateTimeField(null=True, editable=False)
-
-    class Meta:
-        ordering = ["name"]
-
-    def __str__(self) -> str:
-        return self.name
-
-    def clean(self) -> None:
-        """A folder must lie below one that the operator of the machine has opened for models."""
-        allowed = [Path(root).resolve() for root in settings.MODEL_FOLDERS]
-        place = Path(self.location).resolve()
-        if self.source == self.FOLDER and not any(place.is_relative_to(root) for root in allowed):
-            raise ValidationError({"location": "The folder must lie below one of FINETUNE_MODEL_FOLDERS."})
-
-    @property
-    def folder(self) -> Path:
-        """Where the model lies once it is ready: safetensors and a tokenizer."""
-        return Path(settings.DATA_DIR) / "models" / str(self.pk)
-
-    @property
-    def parameters(self) -> int:
-        """How many it has, as read when it was made ready, else as its name says (“8b”); 0 when nobody knows."""
-        if known := self.facts.get("parameters"):
-            return int(known)
-        told = re.search(r"(?:^|[:\-_/ ])(\d+(?:\.\d+)?)([mb])(?![a-z])", f"{self.name} {self.location}".lower())
-        return round(float(told[1]) * {"m": 1e6, "b": 1e9}[told[2]]) if told else 0
-
-    @property
-    def is_ready(self) -> bool:
-        return self.ready_at is not None
 
 
 class RunQuerySet(models.QuerySet["Run"]):
@@ -110,6 +60,7 @@ class Run(models.Model):
     preview_job = models.OneToOneField(Job, models.SET_NULL, null=True, related_name="previewed_run")
     preview = models.JSONField(default=dict)
     job = models.OneToOneField(Job, models.SET_NULL, null=True, related_name="run")
+    base_identity = models.JSONField(default=dict, help_text="What its base was before it started")
     started = models.JSONField(default=dict, help_text="What the engine said when it started")
     result = models.JSONField(default=dict)
     tags = ArrayField(models.CharField(max_length=40), default=list, blank=True)

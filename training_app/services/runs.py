@@ -9,10 +9,12 @@ from django.urls import reverse
 
 from datasets_app.models import DatasetVersion
 from finetune_site.jobs import services as jobs
+from finetune_site.jobs.machines import most_memory
 from finetune_site.jobs.models import JobState
 from finetune_site.lib.channel import InputError
 from finetune_site.projects.models import Project
 from finetune_site.projects.services import audit
+from training_app.engine import catalogue
 from training_app.engine.spec import CHECKPOINT_WISH, ROW_KINDS, TrainSpec
 from training_app.models import BaseModel, Evaluation, Run
 
@@ -40,6 +42,8 @@ def plan_run(
         raise TrainingError("The version is not sealed yet. Wait for it, or choose another.")
     if version.dataset.project_id != project.pk:
         raise TrainingError("The version belongs to another project.")
+    if told := hindrance(base):
+        raise TrainingError(told)
     if start:
         _check_start(start, project, base, method)
     run = Run(
@@ -53,6 +57,7 @@ def plan_run(
         start=start,
         is_evaluated_after=is_evaluated_after,
         created_by=actor,
+        base_identity=base.identity,
     )
     check_config(run)
     kind = ROW_KINDS[run.objective]
@@ -63,6 +68,24 @@ def plan_run(
     run.save(update_fields=["preview_job"])
     audit(project, actor, "planned the run", run, after={"version": str(version), "base": str(base), "method": method})
     return run
+
+
+def hindrance(base: BaseModel) -> str:
+    """Why no run may start from a base now; empty when one may."""
+    if base.contradiction:
+        return base.contradiction
+    too_large = catalogue.too_large(base.parameters, memory_bytes())
+    return f"{base} cannot be trained here, because {too_large}. Choose a smaller one." if too_large else ""
+
+
+def memory_bytes() -> int:
+    """What a training can have at most; 0 where nobody knows, as of a Ray cluster."""
+    return 0 if settings.RAY_ADDRESS else most_memory()
+
+
+def note_identity(run: Run) -> None:
+    """Keep with a run what its base is, until it has started: from then on it is what it was."""
+    Run.objects.filter(pk=run.pk, started={}).update(base_identity=run.base.identity)
 
 
 def _check_start(start: Run, project: Project, base: BaseModel, method: str) -> None:
@@ -121,6 +144,8 @@ def start_run(*, actor: User, run: Run) -> Run:
         raise TrainingError("The run was started already.")
     if locked.preview_job and locked.preview_job.state == JobState.FAILED:
         raise TrainingError("The look before the start found something that would stop the run. Mend it in a new run.")
+    if told := hindrance(locked.base):
+        raise TrainingError(told)
     queue_training(actor, locked, expected_seconds=locked.preview.get("seconds"))
     audit(locked.project, actor, "started the run", locked, after=locked.config)
     return locked

@@ -1,4 +1,4 @@
-"""The project's first page, and the base models of the site."""
+"""The project's first page."""
 
 from django.db.models import Count, Q
 from django.http import HttpResponse
@@ -9,7 +9,7 @@ from datasets_app.models import DatasetVersion, Document, Example, State
 from finetune_site.jobs.models import JobState
 from finetune_site.projects.access import SignedInRequest, get_project, role_of
 from finetune_site.projects.models import Role
-from training_app.models import BaseModel, Run
+from training_app.models import Run
 
 
 @require_GET
@@ -29,12 +29,6 @@ def project(request: SignedInRequest, pk: int) -> HttpResponse:
         "is_owner": role == Role.OWNER,
     }
     return render(request, "training/project.html", context)
-
-
-@require_GET
-def base_models(request: SignedInRequest) -> HttpResponse:
-    """Which base models can be fine-tuned here. Operators add them in the administration."""
-    return render(request, "training/base_models.html", {"models": BaseModel.objects.all()})
 
 
 def _stages(project: int) -> dict[str, int]:

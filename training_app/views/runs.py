@@ -143,6 +143,7 @@ def run_spec(request: SignedInRequest, pk: int) -> HttpResponse:
         "name": found.name,
         "version": str(found.version),
         "base": found.base.name,
+        "base_identity": found.base_identity,
         "spec": {"task": "train", **found.spec, "run_dir": str(found.folder)},
         "environment": _environment(found),
         "result": found.result or None,
@@ -237,10 +238,11 @@ def _first(request: SignedInRequest, project: Project) -> dict[str, Any]:
     version = version or versions.order_by("-sealed_at").first()
     kinds = DatasetVersion.objects.filter(pk=version.pk).kinds() if version else set()
     objective = next((name for name, kind in ROW_KINDS.items() if kind in kinds), "supervised")
+    bases = BaseModel.objects.select_related("server__ollama_state")
     first: dict[str, Any] = {
         "version": version,
         "objective": objective,
-        "base": BaseModel.objects.first(),
+        "base": next((base for base in bases if not services.hindrance(base)), None),
         "name": _next_name(project.pk),
     }
     like, start = _run_named(request, project, "like"), _run_named(request, project, "start")

@@ -28,6 +28,10 @@ _STATE_LOOK = {
     "held": ("orange", "hourglass"),
     "published": ("green", "check"),
     "withdrawn": ("secondary", "ban"),
+    "verified": ("green", "check"),
+    "contradicted": ("red", "alert-triangle"),
+    "again": ("yellow", "refresh"),
+    "quantised": ("orange", "alert-triangle"),
 }
 
 
