@@ -91,7 +91,7 @@ def _changed(
         yield remote
     told = project.tasks.exclude(remote_id=None).exclude(annotation_id=None, outcome=Outcome.OPEN)
     told = told.exclude(outcome=Outcome.GONE)
-    if since is not None:
+    if since is not None and told.exists():
         told = told.filter(remote_id__in=client.bare_since(project.remote_id, since))
     for row in told.exclude(remote_id__in=judged):
         assert row.remote_id is not None

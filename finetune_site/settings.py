@@ -221,6 +221,7 @@ JOB_SCHEDULES = {
     "reconcile": ("finetune_site.jobs.dispatch.reconcile", 1),
     "label studio": ("datasets_app.services.labelstudio.sync_all", LABEL_STUDIO_MINUTES),
     "chats": ("training_app.services.chat.forget_old", 24 * 60),
+    "questions": ("training_app.services.chat.call_for_waiting", 1),
 }
 
 # The engines: how many threads a training process takes, and how long a chat model stays in memory unused.

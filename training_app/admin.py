@@ -14,6 +14,10 @@ class BaseModelAdmin(admin.ModelAdmin):
     list_select_related = ["server__ollama_state"]
     readonly_fields = ["facts", "ready_at", "how", "server", "digest", "shapes", "compared_at"]
 
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        """What decides which weights these are is changed on the page Base models, with all that hangs on it."""
+        return [*self.readonly_fields, *(["name", "source", "location"] if obj else [])]
+
 
 @admin.register(Run)
 class RunAdmin(admin.ModelAdmin):

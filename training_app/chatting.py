@@ -21,6 +21,7 @@ from finetune_site.jobs.events import record
 from finetune_site.jobs.handle import EngineFailed, Handle, JobCancelled, JobInputError, JobReleased
 from finetune_site.jobs.models import Job, JobEvent, JobState
 from finetune_site.jobs.queue import HOST
+from finetune_site.lib.channel import InputError
 from finetune_site.lib.process import Engine
 from training_app.models import BaseModel, ChatAnswer
 from training_app.ollama import Client, OllamaError
@@ -33,6 +34,10 @@ SOURCES = (
     "turn__conversation__run__job",
     "turn__conversation__model__server",
     "turn__conversation__model__current__job",
+)
+STOPPED_BY_OPERATOR = "An operator stopped the chat process. Ask again."
+HOPELESS = (
+    "This could not be answered, also when it was tried again. Ask again; the operator finds the reason in the log."
 )
 State, Finish, Side = ChatAnswer.State, ChatAnswer.Finish, ChatAnswer.Side
 
@@ -64,40 +69,56 @@ Pieces = Iterator[str | End | None]  # None: nothing new, look whether to go on
 
 def serve_runs(handle: Handle, prepare: Callable[[BaseModel], None], module: str, spec_path: Path) -> None:
     """Answer with the models of runs until nobody has asked for a while."""
-    waiting = ChatAnswer.objects.exclude(side=Side.PUBLISHED)
     with contextlib.closing(Seat(handle, module, spec_path)) as seat:
-        for answer in _taken(handle, waiting, settings.CHAT_IDLE_SECONDS, seat.is_free):
-            _write_answer(handle, answer, lambda answer=answer: seat.ask(answer, prepare))  # type: ignore[misc]
+        answers = ChatAnswer.objects.exclude(side=Side.PUBLISHED)
+        _serve(handle, answers, lambda answer: seat.ask(answer, prepare), seat.is_free)
 
 
 def serve_published(handle: Handle, client_of: Callable[[Any], Client]) -> None:
     """Pass on what published models answer, until nobody has asked for a while."""
-    waiting = ChatAnswer.objects.filter(side=Side.PUBLISHED)
-    for answer in _taken(handle, waiting, settings.CHAT_IDLE_SECONDS, lambda: True):
-        _write_answer(handle, answer, lambda answer=answer: _ask_ollama(answer, client_of))  # type: ignore[misc]
+    answers = ChatAnswer.objects.filter(side=Side.PUBLISHED)
+    _serve(handle, answers, lambda answer: _ask_ollama(answer, client_of), lambda: True)
 
 
-def _taken(
-    handle: Handle, answers: QuerySet[ChatAnswer], idle_seconds: float, may: Callable[[], bool]
-) -> Iterator[ChatAnswer]:
-    """Waiting answers, each taken by this job alone. Those that a lost job left half-way wait again."""
-    is_lost = ~Q(taken_by__state=JobState.RUNNING) | Q(taken_by=handle.job) | Q(taken_by=None)
-    lost = answers.filter(is_lost, state__in=(State.LOADING, State.ANSWERING)).values("pk")
-    handle.write(lambda: answers.filter(pk__in=lost).update(state=State.WAITING, text=""))
+def _serve(
+    handle: Handle,
+    answers: QuerySet[ChatAnswer],
+    ask: Callable[[ChatAnswer], Pieces],
+    may: Callable[[], bool],
+) -> None:
+    """Write waiting answers, each taken by this job alone, for as long as somebody asks and it may."""
+    _take_back(handle, answers)
     waiting = answers.filter(state=State.WAITING)
+    idle_seconds = settings.CHAT_IDLE_SECONDS
     asked_at = time.monotonic() - (0 if waiting.exists() else idle_seconds)
-    while True:
-        handle.check()
-        if may() and waiting.exists() and (answer := handle.write(lambda: _take(handle.job, waiting))):
-            yield answer
-            asked_at = time.monotonic()
-        elif waiting.exists():
-            asked_at = time.monotonic()
-            time.sleep(LOOK_SECONDS)
-        elif time.monotonic() - asked_at >= idle_seconds:
-            return
-        else:
-            time.sleep(LOOK_SECONDS)
+    try:
+        while True:
+            handle.check()
+            is_wanted = waiting.exists()
+            if may() and is_wanted and (answer := handle.write(lambda: _take(handle.job, waiting))):
+                _write_answer(handle, answer, lambda answer=answer: ask(answer))  # type: ignore[misc]
+            elif not is_wanted and time.monotonic() - asked_at >= idle_seconds:
+                return
+            else:
+                time.sleep(LOOK_SECONDS)
+            if is_wanted:
+                asked_at = time.monotonic()
+    except JobCancelled:
+        handle.write(lambda: waiting.update(state=State.FAILED, problem=STOPPED_BY_OPERATOR))
+        raise
+
+
+def _take_back(handle: Handle, answers: QuerySet[ChatAnswer]) -> None:
+    """Answers that a lost job left half-way wait again. Those on which a job failed for good are not tried again: they
+    would take the next one along."""
+    half = answers.filter(state__in=(State.LOADING, State.ANSWERING))
+    is_lost = ~Q(taken_by__state=JobState.RUNNING) | Q(taken_by=handle.job) | Q(taken_by=None)
+    is_hopeless = Q(taken_by__state=JobState.FAILED)
+    if handle.job.attempt >= handle.job.max_attempts:
+        is_hopeless |= Q(taken_by=handle.job)
+    hopeless, lost = half.filter(is_hopeless).values("pk"), half.filter(is_lost).values("pk")
+    handle.write(lambda: answers.filter(pk__in=hopeless).update(state=State.FAILED, problem=HOPELESS))
+    handle.write(lambda: answers.filter(pk__in=lost).update(state=State.WAITING, text=""))
 
 
 def _take(job: Job, waiting: QuerySet[ChatAnswer]) -> ChatAnswer | None:
@@ -127,9 +148,9 @@ def _write_answer(handle: Handle, answer: ChatAnswer, ask: Callable[[], Pieces])
         pen.put_back()
         raise
     except JobCancelled:
-        pen.end(pen.text, state=State.FAILED, problem="An operator stopped the chat process. Ask again.")
+        pen.end(pen.text, state=State.FAILED, problem=STOPPED_BY_OPERATOR)
         raise
-    except (Refused, JobInputError, EngineFailed) as error:
+    except (Refused, InputError, JobInputError, EngineFailed) as error:
         pen.end(pen.text, state=State.FAILED, problem=str(error)[:500])
 
 
@@ -146,29 +167,38 @@ class Pen:
         """Take a piece of the answer; `Unwanted` when nobody wants more of it."""
         self.text += piece
         now = time.monotonic()
-        if self.text != self._written and now - self._written_at >= WRITE_SECONDS:
-            self._write(text=self.text, state=State.ANSWERING)
-            self._written_at, self._written = now, self.text
         if now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
             if not ChatAnswer.objects.filter(pk=self._answer.pk, stop_requested=False).exists():
                 raise Unwanted
+        if self.text != self._written and now - self._written_at >= WRITE_SECONDS:
+            self._write(text=self.text, state=State.ANSWERING)
+            self._written_at, self._written = now, self.text
 
     def end(self, text: str, *, state: str = State.DONE, **fields: Any) -> None:
-        self._write(text=text, state=state, **fields)
+        """The last word on it; a conversation that was discarded meanwhile needs none."""
+        try:
+            self._write(text=text, state=state, **fields)
+        except Unwanted:
+            return
         if job := self._answer.turn.conversation.news_job:  # the last hint is enough for who comes back
             heard = JobEvent.objects.filter(job=job, kind="chat", payload__turn=self._answer.turn_id)
             self._handle.write(lambda: heard.exclude(pk=heard.order_by("-pk").values("pk")[:1]).delete())
 
     def put_back(self) -> None:
-        """Let the answer wait again from its first word."""
-        self._write(text="", state=State.WAITING, taken_by=None)
+        """Let the answer wait again from its first word, unless it was stopped."""
+        if ChatAnswer.objects.filter(pk=self._answer.pk, stop_requested=True).exists():
+            self.end(self.text, finish=Finish.STOPPED)
+            return
+        with contextlib.suppress(Unwanted):
+            self._write(text="", state=State.WAITING, taken_by=None)
 
     def _write(self, **fields: Any) -> None:
         conversation = self._answer.turn.conversation
 
         def write() -> None:
-            ChatAnswer.objects.filter(pk=self._answer.pk).update(**fields)
+            if not ChatAnswer.objects.filter(pk=self._answer.pk).update(**fields):
+                raise Unwanted
             if job := conversation.news_job:
                 # Only a hint: the whole project hears it, the words are the asker's.
                 record(job, "chat", {"turn": self._answer.turn_id})
@@ -183,6 +213,7 @@ class Seat:
         self._handle, self._module, self._spec_path = handle, module, spec_path
         self._device: IO[str] | None = None
         self._engine: Engine | None = None
+        self._told = ""
 
     def close(self) -> None:
         if self._engine:
@@ -198,9 +229,13 @@ class Seat:
         if self._device is None:
             free = [number for number in range(settings.JOB_SLOTS["gpu"]) if not _is_training_on(number)]
             self._device = next((stream for number in free if (stream := slots.take("device", number))), None)
-            message = "Models stay in memory until nobody asks" if self._device else "Waiting: trainings come first"
-            self._handle.progress(0, message=message)
+            self._tell("Models stay in memory until nobody asks" if self._device else "Waiting: trainings come first")
         return self._device is not None
+
+    def _tell(self, message: str) -> None:
+        if message != self._told:
+            self._told = message
+            self._handle.progress(0, message=message)
 
     def ask(self, answer: ChatAnswer, prepare: Callable[[BaseModel], None]) -> Pieces:
         """Have the process on our device answer. `Displaced` when the device is needed, `Refused` with a reason."""
@@ -300,7 +335,7 @@ def _ask_ollama(answer: ChatAnswer, client_of: Callable[[Any], Client]) -> Piece
                     heard.put(piece)
                     if unwanted.is_set():
                         return  # Ollama hears that nobody listens, and stops
-        except OllamaError as error:
+        except Exception as error:  # whatever it is, the answer ends with it
             heard.put(error)
 
     threading.Thread(target=read, daemon=True, name="ollama").start()
@@ -313,6 +348,8 @@ def _ask_ollama(answer: ChatAnswer, client_of: Callable[[Any], Client]) -> Piece
                 continue
             if isinstance(piece, OllamaError):
                 raise Refused(str(piece))
+            if isinstance(piece, Exception):
+                raise piece
             if not isinstance(piece, str):
                 finish = Finish.LENGTH if piece.ended_by == "length" else Finish.STOP
                 yield End(piece.text.strip(), finish, piece.tokens, round(time.monotonic() - began, 2))

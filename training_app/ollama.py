@@ -98,8 +98,10 @@ class Shown:
     def blob(self) -> str:
         """The SHA-256 of the model's file; empty where the server does not tell. The rest of what it calls the path is
         a server's word about a disk, and not used."""
-        source = next((line for line in self.modelfile.splitlines() if line.startswith("FROM ")), "")
-        found = BLOB.search(source)
+        lines = self.modelfile.splitlines()
+        if any(line.startswith("ADAPTER ") for line in lines):
+            return ""  # the file alone is not the model
+        found = BLOB.search(next((line for line in lines if line.startswith("FROM ")), ""))
         return found[1] if found else ""
 
 

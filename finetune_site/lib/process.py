@@ -22,7 +22,7 @@ from finetune_site.lib.channel import parse_json
 
 STOP_GRACE_SECONDS = 90
 # The site's own settings, its database and its keys: an engine is told what it needs and inherits none of them.
-PRIVATE_VARIABLES = ("FINETUNE_", "DATABASE_URL", "DJANGO_", "PG")
+PRIVATE_VARIABLES = ("FINETUNE_", "DATABASE_URL", "DJANGO_", "PG", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _TAIL_BYTES = 4000
 
 

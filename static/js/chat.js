@@ -14,7 +14,7 @@
     const answer = await fetch(card.dataset.cardUrl).catch(() => null);
     if (!answer?.ok || answer.redirected) return;
     card.outerHTML = await answer.text();
-    document.querySelector("[data-prompt]")?.focus();
+    if (document.activeElement === document.body) document.querySelector("[data-prompt]")?.focus({ preventScroll: true });
   }
 
   // One request at a time for a turn; news that came meanwhile asks once more.
@@ -38,6 +38,6 @@
   // While it waits nothing happens that could be told: what it waits for is asked now and then.
   setInterval(() => { if (!document.hidden) readOpen(); }, 3000);
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && event.target.matches("[data-prompt]")) { event.preventDefault(); event.target.form.requestSubmit(); }
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.target.matches("[data-prompt]")) { event.preventDefault(); event.target.form.requestSubmit(); }
   });
 })();

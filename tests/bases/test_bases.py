@@ -5,7 +5,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from datasets_app.models import ModelServer
-from finetune_site.jobs.models import Machine
+from finetune_site.jobs.models import Job, Machine
 from finetune_site.lib.files import sha256_of
 from tests.factories import make_user, run_all
 from training_app import serving
@@ -119,7 +119,7 @@ def test_operators_add_what_is_known_and_point_at_the_rest(
         "Llama 3.2",
         "catalogue",
     )
-    assert base.parameters == 3_210_000_000 and base.is_gated
+    assert base.parameters == 3_210_000_000
     for name, sentence in {
         "gemma3:4b": "also reads images",
         "own:1b": "Say where the weights",
@@ -152,11 +152,21 @@ def test_operators_add_what_is_known_and_point_at_the_rest(
 
 
 def test_weights_that_a_run_stands_on_are_not_replaced(project, version, base, trainer, operator, client_of):
-    plan(project, version, base, trainer)
+    run = plan(project, version, base, trainer)
+    run.job = Job.objects.create(project=project, owner=trainer, kind="training.train", queue="gpu", label="R")
+    run.save()
     fields = {"name": base.name, "source": "hub", "location": "a/b"}
     page = client_of(operator).post(reverse("base_point"), fields).content.decode()
     assert "1 run stands on tiny:1 as it is" in page
-    assert BaseModel.objects.filter(pk=base.pk).exists()
+    assert BaseModel.objects.get(pk=base.pk).location == base.location
+
+
+def test_planned_runs_go_on_to_other_weights(project, version, base, trainer, operator, client_of):
+    run = plan(project, version, base, trainer)
+    BaseModel.objects.filter(pk=base.pk).update(shapes=[{"what": "layers", "ollama": "1", "weights": "2", "ok": False}])
+    client_of(operator).post(reverse("base_point"), {"name": base.name, "source": "hub", "location": "a/b"})
+    run.refresh_from_db()
+    assert (run.base_id, run.base.location, run.base.shapes, run.base.is_ready) == (base.pk, "a/b", [], False)
 
 
 def plan(project, version, base, person):

@@ -50,11 +50,11 @@ def test_a_tag_stands_for_its_row_and_nothing_that_looks_like_it(name, repositor
         ("llama3.2:1b", {"general.source.repo_url": f"{HUB}x/y"}, ("meta-llama/Llama-3.2-1B-Instruct", How.CATALOGUE)),
         ("own:1b", {"general.source.repo_url": f"{HUB}owner/name"}, ("owner/name", How.KEYS)),
         ("own:1b", {"general.source.huggingface.repository": "owner/name"}, ("owner/name", How.KEYS)),
-        ("own:1b", {"general.base_model.0.repo_url": f"{HUB}Qwen/Qwen3-8B"}, ("Qwen/Qwen3-8B", How.KEYS)),
+        ("own:1b", {"general.base_model.0.repo_url": f"{HUB}Qwen/Qwen3-8B"}, ("Qwen/Qwen3-8B", How.PARTS)),
         (
             "own:1b",
             {"general.base_model.0.organization": "ibm granite", "general.base_model.0.name": "granite 4.0 1b"},
-            ("ibm-granite/granite-4.0-1b", How.KEYS),
+            ("ibm-granite/granite-4.0-1b", How.PARTS),
         ),
         # The file was tuned from its base_model: the same shapes, other weights.
         (
@@ -126,12 +126,17 @@ def test_shapes_that_agree_contradict_nothing():
         ({"llama.block_count": 32}, "layers 32 there, 28 here"),
         ({"llama.rope.freq_base": 10000.0}, "base of positions 10000 there, 500000 here"),
         ({"llama.vocab_size": 128256 - 768}, "tokens of vocabulary 127488 there, 128256 here"),
-        ({"llama.context_length": 8192}, "tokens of context 8192 there, 131072 here"),
     ],
 )
 def test_a_tag_that_moved_shows_in_its_shapes(changed, what):
     told = contradiction("llama3.2:3b", "box", "meta-llama/x", compare(CONFIG, LLAMA | changed))
     assert told.startswith(f"llama3.2:3b on box is not what meta-llama/x holds: {what}.")
+
+
+def test_another_length_of_context_is_shown_and_proves_nothing():
+    lines = compare(CONFIG, LLAMA | {"llama.context_length": 8192})
+    assert "tokens of context 8192 there, 131072 here" in [line.in_words for line in lines]
+    assert contradiction("llama3.2:3b", "box", "meta-llama/x", lines) == ""
 
 
 def test_another_architecture_contradicts_and_too_little_proves_nothing():

@@ -32,7 +32,7 @@ def test_events_pass_and_prints_go_to_the_log(tmp_path):
 
 
 def test_an_engine_inherits_no_secret_of_the_site(tmp_path, monkeypatch):
-    for name in ("DATABASE_URL", "FINETUNE_SECRET_KEY", "FINETUNE_LLM_API_KEY", "PGPASSWORD"):
+    for name in ("DATABASE_URL", "FINETUNE_SECRET_KEY", "FINETUNE_LLM_API_KEY", "PGPASSWORD", "HF_TOKEN"):
         monkeypatch.setenv(name, "secret")
     seen = []
     with Engine(
@@ -41,7 +41,9 @@ def test_an_engine_inherits_no_secret_of_the_site(tmp_path, monkeypatch):
         engine.run(seen.append, lambda: False)
     names = set(seen[0]["names"])
     assert "PATH" in names
-    assert {name for name in names if name.startswith(("DATABASE", "FINETUNE", "PG"))} == {"FINETUNE_LLM_API_KEY"}
+    assert {name for name in names if name.startswith(("DATABASE", "FINETUNE", "PG", "HF_TOKEN"))} == {
+        "FINETUNE_LLM_API_KEY"
+    }
 
 
 def test_a_crash_after_the_result_was_written_is_no_failure(tmp_path):

@@ -15,8 +15,10 @@ from django.utils import timezone
 
 from datasets_app.models import Example
 from datasets_app.services import datasets
+from finetune_site.jobs import services as jobs
 from finetune_site.jobs.models import Job, JobEvent
 from finetune_site.jobs.queue import HOST
+from finetune_site.projects.services import delete_project
 from tests.factories import run_all
 from training_app import chatting
 from training_app.models import ChatAnswer, ChatTurn, Conversation, Run
@@ -89,9 +91,12 @@ def test_both_models_answer_and_each_goes_on_from_its_own_words(run, trainer, vi
     client = client_of(viewer)
     page = client.get(reverse("run_chat", args=[run.pk])).content.decode()
     assert "Ask both models" in page
-    answer = client.post(reverse("run_chat", args=[run.pk]), typed("What does part 3 weigh?", system="Be brief."))
+    answer = client.post(
+        reverse("run_chat", args=[run.pk]), typed("What does part 3 weigh?\r\nIn kg.", system="Be brief.")
+    )
     talk = Conversation.objects.get()
     assert answer.url == talk.get_absolute_url() and talk.system == "Be brief."
+    assert talk.turns.get().prompt == "What does part 3 weigh?\nIn kg."
     assert "Waiting" in client.get(talk.get_absolute_url()).content.decode()
     run_all("chat")
     turn = talk.turns.get()
@@ -116,7 +121,7 @@ def test_both_models_answer_and_each_goes_on_from_its_own_words(run, trainer, vi
     client.post(reverse("conversation_ask", args=[talk.pk]), typed("And part 4?", system="Be brief."))
     asked = {one.side: services.messages_before(one) for one in talk.turns.last().answers.all()}
     assert [part["content"] for part in asked["base"]] == [
-        "Be brief.", "What does part 3 weigh?", "Nobody knows.", "And part 4?",
+        "Be brief.", "What does part 3 weigh?\nIn kg.", "Nobody knows.", "And part 4?",
     ]  # fmt: skip
     assert asked["tuned"][2]["content"] == "21 kg."
     run_all("chat")
@@ -194,7 +199,8 @@ def test_stop_ends_what_waits_at_once_and_what_is_written_soon(run, viewer, clie
     client.post(reverse("chat_turn_stop", args=[turn.pk]))
     until(lambda: not ChatTurn.objects.get(pk=turn.pk).is_open)
     first, second = turn.answers.all()
-    assert (first.finish, second.finish) == ("stopped", "stopped") and first.text and not second.text
+    assert first.finish in ("stopped", "stop") and second.finish == "stopped"  # it may have ended by itself just then
+    assert first.text and len(second.text) < 200
     assert "stopped" in client.get(reverse("conversation", args=[turn.conversation_id])).content.decode()
 
 
@@ -246,12 +252,64 @@ def test_an_operator_may_let_both_use_the_device(run, viewer, settings):
 def test_what_a_lost_process_left_is_answered_from_its_first_word(run, viewer, project, trainer):
     turn = begun(viewer, run)
     lost = Job.objects.create(
-        project=project, owner=trainer, kind="training.chat", queue="chat", label="lost", state="failed"
+        project=project, owner=trainer, kind="training.chat", queue="chat", label="lost", state="cancelled"
     )
     turn.answers.filter(side="tuned").update(state="answering", text="Half of a", taken_by=lost)
     run_all("chat")
     assert set(turn.answers.values_list("state", flat=True)) == {"done"}
     assert not turn.answers.get(side="tuned").text.startswith("Half of a")
+    turn.answers.filter(side="tuned").update(state="answering", text="Half of a", taken_by=lost)
+    services.stop(turn=turn)
+    assert turn.answers.get(side="tuned").finish == "stopped", "nobody else would have ended it"
+
+
+def test_what_a_job_failed_on_for_good_takes_no_other_along(run, viewer, project, trainer):
+    hopeless, other = begun(viewer, run), begun(trainer, run)
+    failed = Job.objects.create(
+        project=project, owner=trainer, kind="training.chat", queue="chat", label="failed", state="failed"
+    )
+    hopeless.answers.update(state="loading", taken_by=failed)
+    run_all("chat")
+    assert {one.state for one in hopeless.answers.all()} == {"failed"}
+    assert "Ask again" in hopeless.answers.first().problem
+    assert {one.state for one in other.answers.all()} == {"done"}
+
+
+def test_an_operator_stops_the_process_and_nobody_waits_for_ever(
+    run, viewer, trainer, operator, client_of, worker, settings
+):
+    settings.JOB_HEARTBEAT_SECONDS = 0.2
+    client_of(viewer).post(reverse("run_chat", args=[run.pk]), LONG)
+    first, second = ChatTurn.objects.get(), begun(trainer, run)
+    worker.start()
+    until(lambda: first.answers.filter(side="tuned").exclude(text="").exists())
+    job = Job.objects.get(kind="training.chat", state="running")
+    jobs.cancel(actor=operator, job=job)
+    worker.join(90)
+    assert {one.state for one in (*first.answers.all(), *second.answers.all())} <= {"failed", "done"}
+    assert "An operator stopped the chat process" in second.answers.first().problem
+
+
+def test_a_question_whose_job_is_gone_is_answered_all_the_same(run, viewer):
+    turn = begun(viewer, run)
+    Job.objects.filter(kind="training.chat").update(state="cancelled")
+    services.call_for_waiting()
+    services.call_for_waiting()
+    assert Job.objects.filter(kind="training.chat", state="queued").count() == 1
+    run_all("chat")
+    assert set(turn.answers.values_list("state", flat=True)) == {"done"}
+    services.call_for_waiting()
+    assert not Job.objects.filter(kind="training.chat", state="queued").exists()
+
+
+def test_a_project_deleted_while_it_is_answered_disturbs_nobody(run, viewer, owner, client_of, worker):
+    client_of(viewer).post(reverse("run_chat", args=[run.pk]), LONG)
+    turn = ChatTurn.objects.get()
+    worker.start()
+    until(lambda: turn.answers.exclude(text="").exists())
+    delete_project(actor=owner, project=run.project)
+    worker.join(60)
+    assert not ChatTurn.objects.exists() and Job.objects.get(kind="training.chat").state == "succeeded"
 
 
 def test_a_killed_chat_process_fails_one_answer_and_the_next_gets_another(run, viewer, client_of, worker):
@@ -300,10 +358,19 @@ def test_answers_become_examples_to_review(run, project, trainer, viewer, client
     }  # fmt: skip
 
     system = answered(begun(trainer, run, system="Be brief."))
+    system.refresh_from_db()
     answer = system.answers.first()
+    services.ask(actor=trainer, conversation=system.conversation, prompt="And 4?", manner=Manner(system="Be long."))
+    assert "Be brief." in client.get(reverse("answer_keep", args=[answer.pk])).content.decode()
     assert "holds one question alone" in keep(answer, verdict="pair", better="21.").content.decode()
+    system.answers.update(finish="length")
+    assert "was cut" in keep(answer, verdict="good", better="").content.decode()
+    system.answers.update(finish="stop", text="One.\nTwo.")
+    assert "Write the better answer" in keep(answer, verdict="better", better="One.\r\nTwo.").content.decode()
     keep(answer, verdict="good", better="")
+    assert "kept already" in keep(answer, verdict="good", better="").content.decode()
     whole = Example.objects.filter(dataset=dataset).last()
+    assert whole.text.messages[0]["content"] == "Be brief.", "the system prompt that it was asked with"
     assert [part["role"] for part in whole.text.messages] == ["system", "user", "assistant"]
     other = datasets.create_dataset(actor=trainer, project=make_project(trainer), name="Elsewhere")
     page = client.post(reverse("answer_keep", args=[answer.pk]), {"dataset": other.pk, "verdict": "good"})
@@ -328,7 +395,7 @@ def test_what_nobody_saved_is_forgotten(run, viewer, client_of, settings):
 
 def test_two_processes_never_take_the_same_answer(run, viewer, project, trainer):
     turn = begun(viewer, run)
-    jobs = [
+    four = [
         Job.objects.create(project=project, owner=trainer, kind="training.chat", queue="chat", label=str(number))
         for number in range(4)
     ]
@@ -345,7 +412,7 @@ def test_two_processes_never_take_the_same_answer(run, viewer, project, trainer)
         finally:
             connection.close()
 
-    threads = [threading.Thread(target=take, args=(job,)) for job in jobs]
+    threads = [threading.Thread(target=take, args=(job,)) for job in four]
     for thread in threads:
         thread.start()
     for thread in threads:

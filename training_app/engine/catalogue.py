@@ -228,8 +228,11 @@ def resolve(name: str, told: Told) -> Resolution | None:
     """
     if entry := find(name):
         return Resolution(entry.repository, How.CATALOGUE, entry)
-    if found := _by_keys(told.keys):
+    if found := _by_source(told.keys):
         return Resolution(found, How.KEYS, of_repository(found))
+    if found := _by_base_model(told.keys):
+        is_sure = bool(told.keys.get("general.finetune"))
+        return Resolution(found, How.KEYS if is_sure else How.PARTS, of_repository(found))
     if found := _by_parts(told.keys):
         return Resolution(found, How.PARTS, of_repository(found))
     host = next((host for host in HUB_HOSTS if name.lower().startswith(host)), None)
@@ -240,11 +243,13 @@ def resolve(name: str, told: Told) -> Resolution | None:
     return Resolution(known.repository if known else pulled, How.NAME, known)
 
 
-def _by_keys(keys: Mapping[str, str]) -> str:
+def _by_source(keys: Mapping[str, str]) -> str:
+    names = ("repo_url", "url", "huggingface.repository")
+    return next((found for name in names if (found := _repository(keys.get(f"general.source.{name}", "")))), "")
+
+
+def _by_base_model(keys: Mapping[str, str]) -> str:
     finetune = keys.get("general.finetune", "").lower()
-    for source in ("general.source.repo_url", "general.source.url", "general.source.huggingface.repository"):
-        if found := _repository(keys.get(source, "")):
-            return found
     organization, model = (keys.get(f"general.base_model.0.{part}", "") for part in ("organization", "name"))
     named = f"{organization}/{model}".replace(" ", "-") if organization and model else ""
     found = _repository(keys.get("general.base_model.0.repo_url", "")) or _repository(named)

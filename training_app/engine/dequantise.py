@@ -17,7 +17,7 @@ TOLERANCE = 1.0
 INSTEAD = "Point the name at the original weights instead: a Hugging Face repository or a local folder."
 # What transformers reads back as a model of text; the others it knows are older kinds, or mixtures of experts.
 READABLE = (
-    "llama", "mistral", "qwen2", "qwen3", "lfm2", "falcon", "phi3", "bloom", "stablelm", "gpt2", "starcoder2",
+    "llama", "mistral", "qwen2", "qwen3", "lfm2", "falcon", "phi3", "stablelm", "gpt2", "starcoder2",
     "nemotron", "gemma2", "gemma3",
 )  # fmt: skip
 # GGUF names how text is cut into words only by a nickname, and the import keeps the byte-level half alone. SmolLM2

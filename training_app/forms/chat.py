@@ -10,17 +10,24 @@ from training_app.models import MAX_ANSWER_TOKENS, Conversation
 from training_app.services.chat import BETTER, MAX_PROMPT, MAX_SYSTEM, VERDICTS, Manner
 
 
+class TextField(forms.CharField):
+    """A text of several lines, which browsers send with Windows' ends of lines."""
+
+    def to_python(self, value: Any) -> str:
+        return str(super().to_python(value)).replace("\r\n", "\n")
+
+
 class ChatForm(StyledMixin, forms.Form):
     """A question; asking the last one again needs none."""
 
-    prompt = forms.CharField(
+    prompt = TextField(
         required=False,
         max_length=MAX_PROMPT,
         strip=False,
         label="Question",
         widget=forms.Textarea(attrs={"rows": 2, "data-prompt": ""}),
     )
-    system = forms.CharField(
+    system = TextField(
         required=False,
         max_length=MAX_SYSTEM,
         label="System prompt",
@@ -38,9 +45,10 @@ class ChatForm(StyledMixin, forms.Form):
         help_text="How long an answer may be.",
     )
 
-    def __init__(self, *args: Any, conversation: Conversation | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, conversation: Conversation | None = None, draft: str = "", **kwargs: Any) -> None:
         if conversation:
-            kwargs["initial"] = {name: getattr(conversation, name) for name in ("system", "temperature", "max_tokens")}
+            kept = {name: getattr(conversation, name) for name in ("system", "temperature", "max_tokens")}
+            kwargs["initial"] = {"prompt": draft, **kept}
         super().__init__(*args, **kwargs)
 
     @property
@@ -62,7 +70,7 @@ class KeepForm(StyledMixin, forms.Form):
     verdict = forms.ChoiceField(
         choices=list(VERDICTS.items()), widget=forms.RadioSelect, initial=BETTER, label="Answer"
     )
-    better = forms.CharField(
+    better = TextField(
         required=False,
         strip=False,
         label="The better answer",

@@ -43,12 +43,12 @@ def preview(handle: Handle) -> None:
 def train(handle: Handle) -> None:
     """Train, or go on from the newest checkpoint; every step's numbers become rows and reach the pages."""
     run = Run.objects.select_related("project", "version", "base", "created_by").get(job=handle.job)
-    settle_base(handle, run)
     series = Series(handle, run)
     spec = {"task": "train", **run.spec, **threads(), "run_dir": str(run.folder), "ray_address": settings.RAY_ADDRESS}
     run.folder.mkdir(parents=True, exist_ok=True)
-    handle.progress(0, message="Reading the rows and loading the model")
     try:
+        settle_base(handle, run)
+        handle.progress(0, message="Reading the rows and loading the model")
         result = run_engine(handle, spec, run.folder, on_event=series.take)
     except JobInputError:
         handle.write(lambda: sweeps.advance(run))
@@ -149,7 +149,7 @@ def benchmark(handle: Handle) -> None:
             handle.progress(event["done"], event["total"], unit="measurements")
 
     handle.progress(0, message="Reading the tasks and loading the base model")
-    result = run_engine(handle, spec, out, on_event=on_event)
+    result = run_engine(handle, spec, out, on_event=on_event, env=_hub_token())
     handle.write(lambda: Benchmark.objects.filter(pk=found.pk).update(summary=result))
     shutil.rmtree(out, ignore_errors=True)
 
@@ -186,7 +186,7 @@ def prepare_base(handle: Handle, base: BaseModel) -> None:
             handle.progress(0, message=f"Making {base} ready for training; once, about a minute")
             spec = PrepareSpec(base.source, str(base.folder), base.location, settings.OLLAMA_MODELS)
             work = work_folder(handle)
-            run_engine(handle, {"task": "prepare", **vars(spec)}, work, result=base.folder)
+            run_engine(handle, {"task": "prepare", **vars(spec)}, work, result=base.folder, env=_hub_token())
         facts = load_json(base.folder / "result.json")
     if base.facts != facts:
         handle.write(lambda: BaseModel.objects.filter(pk=base.pk).update(facts=facts, ready_at=timezone.now()))
@@ -251,6 +251,12 @@ def work_folder(handle: Handle) -> Path:
 def threads() -> dict[str, int]:
     """The operator's number of threads, where there is one, wins over the run's."""
     return {"threads": settings.ENGINE_THREADS} if settings.ENGINE_THREADS else {}
+
+
+def _hub_token() -> dict[str, str]:
+    """What opens gated models and tasks on Hugging Face; other engines are not given it."""
+    names = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _evaluate_after(run: Run) -> None:

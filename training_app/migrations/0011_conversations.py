@@ -157,6 +157,12 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name="chatturn",
+            name="system",
+            field=models.TextField(blank=True, default="", help_text="The conversation's, when it was asked"),
+            preserve_default=False,
+        ),
+        migrations.AddField(
+            model_name="chatturn",
             name="conversation",
             field=models.ForeignKey(
                 null=True,

@@ -97,11 +97,6 @@ class BaseModel(models.Model):
         return self.ready_at is not None
 
     @property
-    def is_gated(self) -> bool:
-        """Its weights are given only to those who have accepted a licence on Hugging Face."""
-        return self.source == self.HUB and bool(self.entry and self.entry.gate)
-
-    @property
     def weights(self) -> str:
         """Where its weights come from, as people call it."""
         return self.location if self.source in (self.HUB, self.FOLDER) else self.get_source_display()
@@ -115,9 +110,12 @@ class BaseModel(models.Model):
         if not self.shapes:
             return self.Standing.OPEN
         state = getattr(self.server, "ollama_state", None)
-        if state and state.digest_of(self.name) not in ("", self.digest):
+        there = state.digest_of(self.name) if state else ""
+        if there and there != self.digest:
             return self.Standing.AGAIN
-        return self.Standing.VERIFIED if all(line.ok for line in self.lines) else self.Standing.CONTRADICTED
+        if all(line.ok for line in self.lines):
+            return self.Standing.VERIFIED
+        return self.Standing.CONTRADICTED if there else self.Standing.OPEN  # nobody serves the other weights any more
 
     @property
     def contradiction(self) -> str:

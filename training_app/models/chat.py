@@ -80,6 +80,7 @@ class ChatTurn(models.Model):
 
     conversation = models.ForeignKey(Conversation, models.CASCADE, related_name="turns")
     prompt = models.TextField()
+    system = models.TextField(blank=True, help_text="The conversation's, when it was asked")
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:

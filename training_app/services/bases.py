@@ -100,6 +100,13 @@ def offers(*, words: str = "", is_whole: bool = False) -> list[Offer]:
     return [offer for offer in found if all(word in f"{offer.name} {offer.repository}".lower() for word in wanted)]
 
 
+def is_moving(offers: Iterable[Offer]) -> bool:
+    """Whether more is on its way: a server that was never met, or a base that is being made ready."""
+    bases = (offer.base for offer in offers if offer.base)
+    is_worked_on = any(base.job and not base.job.is_finished for base in bases)
+    return is_worked_on or OllamaState.objects.filter(seen_at=None).exists()
+
+
 def find_offer(name: str) -> Offer:
     """The offer of one name; of a name that nobody holds or knows an empty one."""
     found = [offer for offer in offers() if offer.name == name]
@@ -197,14 +204,13 @@ def point_base(*, actor: User, name: str, source: str, location: str, licence: s
             raise TrainingError(f"{name} comes with the site and stays as it is.")
         if former.job and not former.job.is_finished:
             raise TrainingError(f"{name} is being made ready. Wait for it, or stop it on the page Jobs.")
-        if runs := former.runs.count():
+        if runs := former.runs.exclude(job=None).count():
             raise TrainingError(
                 f"{runs} run{'s stand' if runs > 1 else ' stands'} on {name} as it is, so its weights stay. Add the "
                 "others under another name."
             )
-        folder = former.folder
-        former.delete()
-        transaction.on_commit(lambda: shutil.rmtree(folder, ignore_errors=True))
+        base.pk, base._state.adding = former.pk, False  # the same row: runs that are planned go on to these weights
+        transaction.on_commit(lambda: shutil.rmtree(former.folder, ignore_errors=True))
     return _keep(actor, base)
 
 

@@ -73,7 +73,7 @@ def ask(*, actor: User, conversation: Conversation, prompt: str, manner: Manner)
     locked = Conversation.objects.select_for_update().get(pk=conversation.pk)
     if ChatAnswer.objects.filter(turn__conversation=locked, state__in=OPEN).exists():
         raise TrainingError("The last question is still being answered. Wait for it, or stop it.")
-    turn = ChatTurn.objects.create(conversation=locked, prompt=prompt)
+    turn = ChatTurn.objects.create(conversation=locked, prompt=prompt, system=manner.system)
     ChatAnswer.objects.bulk_create([ChatAnswer(turn=turn, side=side) for side in conversation.sides])
     _answer_in(conversation, manner)
     _call(actor, conversation)
@@ -91,6 +91,7 @@ def ask_again(*, actor: User, turn: ChatTurn, manner: Manner) -> None:
     if turn.answers.filter(state__in=OPEN).exists():
         raise TrainingError("The question is still being answered. Wait for it, or stop it.")
     turn.answers.all().delete()
+    ChatTurn.objects.filter(pk=turn.pk).update(system=manner.system)
     ChatAnswer.objects.bulk_create([ChatAnswer(turn=turn, side=side) for side in conversation.sides])
     _answer_in(conversation, manner)
     _call(actor, conversation)
@@ -101,10 +102,10 @@ def _answer_in(conversation: Conversation, manner: Manner) -> None:
 
 
 def stop(*, turn: ChatTurn) -> None:
-    """End the answers where they are. Those that nobody has taken yet end at once."""
-    waiting = turn.answers.filter(state=ChatAnswer.State.WAITING)
-    waiting.update(state=ChatAnswer.State.DONE, finish=ChatAnswer.Finish.STOPPED)
+    """End the answers where they are. Those that nobody writes, or nobody any more, end at once."""
     turn.answers.filter(state__in=OPEN).update(stop_requested=True)
+    alone = turn.answers.filter(state__in=OPEN).exclude(taken_by__state=JobState.RUNNING)
+    alone.update(state=ChatAnswer.State.DONE, finish=ChatAnswer.Finish.STOPPED)
 
 
 def save(*, conversation: Conversation) -> None:
@@ -129,6 +130,10 @@ def keep_as_example(*, actor: User, answer: ChatAnswer, dataset: Dataset, verdic
     turn, better = answer.turn, better.strip()
     if locked.state != ChatAnswer.State.DONE or not locked.text:
         raise TrainingError("There is no whole answer yet. Wait for it.")
+    if locked.example_id:
+        raise TrainingError("This answer was kept already.")
+    if verdict == GOOD and locked.finish not in ("", ChatAnswer.Finish.STOP):
+        raise TrainingError("The answer was cut, so it is not kept as it stands. Write the whole one instead.")
     if dataset.project_id != turn.conversation.project_id:
         raise TrainingError("The dataset belongs to another project.")
     if verdict not in VERDICTS:
@@ -169,8 +174,8 @@ def messages_before(answer: ChatAnswer) -> list[dict[str, str]]:
 
     A turn that it left without a word is left out.
     """
-    conversation = answer.turn.conversation
-    messages = [{"role": "system", "content": conversation.system}] if conversation.system else []
+    conversation, system = answer.turn.conversation, answer.turn.system
+    messages = [{"role": "system", "content": system}] if system else []
     earlier = ChatAnswer.objects.filter(turn__conversation=conversation, turn__lt=answer.turn_id, side=answer.side)
     for before in earlier.exclude(text="").select_related("turn").order_by("turn"):
         messages.append({"role": "user", "content": before.turn.prompt})
@@ -202,6 +207,16 @@ def prospect(answer: ChatAnswer) -> str:
     return f"A training or evaluation uses the device and comes first; this is answered when it has ended{when}."
 
 
+@transaction.atomic
+def call_for_waiting() -> None:
+    """See that somebody will look for answers whose job was stopped or lost before it came to them."""
+    open_ones = ChatAnswer.objects.filter(state__in=OPEN).exclude(taken_by__state=JobState.RUNNING)
+    for sides in ((ChatAnswer.Side.PUBLISHED,), (ChatAnswer.Side.TUNED, ChatAnswer.Side.BASE)):
+        answer = open_ones.filter(side__in=sides).select_related("turn__conversation__user").order_by("pk").first()
+        if answer:
+            _call(answer.turn.conversation.user, answer.turn.conversation)
+
+
 def _call(actor: User, conversation: Conversation) -> None:
     """See that somebody will look for waiting answers once this transaction ends.
 
@@ -210,5 +225,6 @@ def _call(actor: User, conversation: Conversation) -> None:
     """
     kind = "training.chat" if conversation.run_id else "training.chat_ollama"
     desk = Project.objects.select_for_update(no_key=True).get(pk=operators_desk(actor=actor).pk)
-    if not Job.objects.select_for_update().filter(kind=kind, state=JobState.QUEUED).exists():
+    waiting = Job.objects.filter(kind=kind, state=JobState.QUEUED, cancel_requested=False)
+    if not waiting.select_for_update().exists():
         jobs.enqueue(project=desk, owner=actor, kind=kind, label="answers that wait")

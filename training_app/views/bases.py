@@ -72,9 +72,11 @@ def _check_operator(request: SignedInRequest) -> None:
 
 def _context(request: SignedInRequest) -> dict[str, object]:
     form = BaseFilterForm(request.GET)
+    offers = services.offers(**form.cleaned_data) if form.is_valid() else []
     return {
         "filter_form": form,
-        "offers": services.offers(**form.cleaned_data) if form.is_valid() else [],
+        "offers": offers,
+        "is_moving": services.is_moving(offers),
         "section": "bases",
         "live_project": Project.objects.filter(is_desk=True).first() if request.user.is_superuser else None,
     }

@@ -14,7 +14,7 @@ from training_app.models import ChatTurn, Conversation, PublishedModel, Run
 from training_app.services import chat as services
 from training_app.services.runs import TrainingError
 
-SHOWN = 50
+SHOWN = 200
 
 
 @require_GET
@@ -67,7 +67,7 @@ def conversation_again(request: SignedInRequest, pk: int) -> HttpResponse:
         services.ask_again(actor=request.user, turn=last, manner=form.manner)
     except TrainingError as error:
         return _page(request, found, form, str(error))
-    return _fresh(request, found)
+    return _fresh(request, found, form.cleaned_data["prompt"])
 
 
 @require_POST
@@ -179,11 +179,11 @@ def _page(request: SignedInRequest, found: Conversation, form: ChatForm, problem
     return render(request, template, context)
 
 
-def _fresh(request: SignedInRequest, found: Conversation) -> HttpResponse:
+def _fresh(request: SignedInRequest, found: Conversation, draft: str = "") -> HttpResponse:
     if not request.headers.get("HX-Request"):
         return redirect(found)
     again = get_conversation(request.user, found.pk)
-    return _page(request, again, ChatForm(conversation=again))
+    return _page(request, again, ChatForm(conversation=again, draft=draft))
 
 
 def _card(request: SignedInRequest, turn: ChatTurn) -> HttpResponse:
