@@ -69,7 +69,7 @@ def main() -> None:
                 "tasks": list(sizes.values()),
                 "decisions": options.decisions,
                 "push_over_raw": round(many["push"]["portal"] / many["push"]["raw"], 2),
-                "pull_over_raw": round(many["pull"]["portal"] / many["pull"]["raw"], 2),
+                "pull_500_over_raw": round(many["pull"]["portal"] / many["pull"]["raw"], 2),
                 "pull_milliseconds_a_decision": round(1000 * many["pull"]["portal"] / options.decisions, 1),
                 "pull_among_many_over_few": round(many["pull"]["portal"] / few["pull"]["portal"], 2),
             }

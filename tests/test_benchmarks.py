@@ -71,5 +71,6 @@ def test_estimates(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_label_studio() -> None:
     figures = last_line("label_studio.py", "--examples", "30", "--decisions", "10")
-    assert (figures["examples"], figures["decisions"]) == (30, 10)
+    assert (figures["tasks"], figures["decisions"]) == ([10, 30], 10)
     assert figures["push_over_raw"] > 0 and figures["pull_500_over_raw"] > 0
+    assert figures["pull_among_many_over_few"] > 0

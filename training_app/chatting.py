@@ -25,7 +25,7 @@ from finetune_site.lib.channel import InputError
 from finetune_site.lib.process import Engine
 from training_app.models import BaseModel, ChatAnswer
 from training_app.ollama import Client, OllamaError
-from training_app.services.chat import messages_before
+from training_app.services.chat import end_without_words, messages_before
 
 WRITE_SECONDS = 0.1
 LOOK_SECONDS = 0.2
@@ -197,7 +197,12 @@ class Pen:
         conversation = self._answer.turn.conversation
 
         def write() -> None:
-            if not ChatAnswer.objects.filter(pk=self._answer.pk).update(**fields):
+            is_wordless = fields["text"] == "" and fields["state"] in (State.DONE, State.FAILED)
+            if is_wordless:
+                is_there = end_without_words(self._answer, **fields)
+            else:
+                is_there = bool(ChatAnswer.objects.filter(pk=self._answer.pk).update(**fields))
+            if not is_there:
                 raise Unwanted
             if job := conversation.news_job:
                 # Only a hint: the whole project hears it, the words are the asker's.

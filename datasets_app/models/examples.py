@@ -176,9 +176,9 @@ class ExampleText(models.Model):
 
     @property
     def question(self) -> str:
-        """What is asked, for lists; of a text how it begins."""
+        """What is asked last, for lists beside its answer; of a text how it begins."""
         turns = [message["content"] for message in self.messages if message["role"] == "user"]
-        return turns[0] if turns else str(self.content.get("prompt") or self.content.get("text", "")[:BEGINNING])
+        return turns[-1] if turns else str(self.content.get("prompt") or self.content.get("text", "")[:BEGINNING])
 
     @property
     def answer(self) -> str:

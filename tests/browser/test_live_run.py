@@ -58,8 +58,8 @@ def test_the_page_of_a_run_lives(page, site, project, trainer, version, base, re
     expect(other.get_by_role("button", name="Resume")).to_be_visible(timeout=10_000)
     assert last_step(page) == last_step(other) < run.preview["steps"]
     page.get_by_role("button", name="Resume").click()
-    expect(other.get_by_role("link", name="Chat")).to_be_visible(timeout=180_000)
-    expect(page.get_by_role("link", name="Chat")).to_be_visible(timeout=10_000)
+    expect(other.get_by_role("link", name="Chat", exact=True)).to_be_visible(timeout=180_000)
+    expect(page.get_by_role("link", name="Chat", exact=True)).to_be_visible(timeout=10_000)
     for tab in (page, other):
         newest = "(last) => document.querySelector('[data-chart-table] tbody td')?.textContent == last"
         tab.wait_for_function(newest, arg=str(run.preview["steps"]))

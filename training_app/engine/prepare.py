@@ -157,7 +157,7 @@ def _download(model_id: str, out_dir: Path) -> None:
         raise InputError(_refused_by_hub(model_id, error)) from error
     except (HFValidationError, OSError, ValueError) as error:
         raise InputError(
-            f"The model {model_id} cannot be fetched from the hub: {str(error).splitlines()[0][:200]} "
+            f"The model {model_id} cannot be fetched from the hub: {str(error).splitlines()[0][:200]}. "
             "Check the id and the connection, or choose a local folder."
         ) from error
     shutil.rmtree(out_dir / ".cache", ignore_errors=True)

@@ -78,8 +78,16 @@ class KeepForm(StyledMixin, forms.Form):
         help_text="Starts as what the model wrote.",
     )
 
-    def __init__(self, *args: Any, project: Any, **kwargs: Any) -> None:
+    with_earlier = forms.BooleanField(
+        required=False,
+        label="Keep the earlier turns with it",
+        help_text="For a question that is not understood without them. What the model said in them is then taught too.",
+    )
+
+    def __init__(self, *args: Any, project: Any, has_earlier: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if not has_earlier:
+            del self.fields["with_earlier"]
         chooser = self.fields["dataset"]
         assert isinstance(chooser, forms.ModelChoiceField)
         chooser.queryset = Dataset.objects.filter(project=project).order_by("name")

@@ -59,6 +59,7 @@ class Migration(migrations.Migration):
                 ("tokens", models.PositiveIntegerField(null=True)),
                 ("seconds", models.FloatField(null=True)),
                 ("stop_requested", models.BooleanField(default=False)),
+                ("former", models.JSONField(default=dict, help_text="The answer before it was asked for again")),
             ],
             options={
                 "ordering": ["pk"],
@@ -158,9 +159,11 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="chatturn",
             name="system",
-            field=models.TextField(blank=True, default="", help_text="The conversation's, when it was asked"),
+            field=models.TextField(blank=True, default=""),
             preserve_default=False,
         ),
+        migrations.AddField(model_name="chatturn", name="temperature", field=models.FloatField(default=0)),
+        migrations.AddField(model_name="chatturn", name="max_tokens", field=models.PositiveIntegerField(default=256)),
         migrations.AddField(
             model_name="chatturn",
             name="conversation",

@@ -3,6 +3,8 @@
 A conversation is its person's alone: neither the project's owners nor operators read it.
 """
 
+from typing import Any
+
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, User
 from django.core.validators import MaxValueValidator, MinValueValidator
@@ -80,7 +82,10 @@ class ChatTurn(models.Model):
 
     conversation = models.ForeignKey(Conversation, models.CASCADE, related_name="turns")
     prompt = models.TextField()
-    system = models.TextField(blank=True, help_text="The conversation's, when it was asked")
+    # The conversation's, when it was asked.
+    system = models.TextField(blank=True)
+    temperature = models.FloatField(default=0)
+    max_tokens = models.PositiveIntegerField(default=256)
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
@@ -124,6 +129,7 @@ class ChatAnswer(models.Model):
     tokens = models.PositiveIntegerField(null=True)
     seconds = models.FloatField(null=True)
     stop_requested = models.BooleanField(default=False)
+    former = models.JSONField(default=dict, help_text="The answer before it was asked for again")
     taken_by = models.ForeignKey(Job, models.SET_NULL, null=True, related_name="+")
     example = models.ForeignKey(Example, models.SET_NULL, null=True, related_name="+", help_text="What was made of it")
 
@@ -134,6 +140,11 @@ class ChatAnswer(models.Model):
 
     def __str__(self) -> str:
         return f"answer {self.pk}"
+
+    @property
+    def whole(self) -> dict[str, Any]:
+        """What is put back when another try brings no word."""
+        return {name: getattr(self, name) for name in ("text", "finish", "model", "tokens", "seconds", "example_id")}
 
     @property
     def is_open(self) -> bool:

@@ -215,7 +215,7 @@ def point_base(*, actor: User, name: str, source: str, location: str, licence: s
 
 
 def _keep(actor: User, base: BaseModel) -> BaseModel:
-    base.title = base.location.partition("/")[2] if base.source == BaseModel.HUB else base.name
+    base.title = (base.location.partition("/")[2] if base.source == BaseModel.HUB else "") or base.name
     try:
         base.full_clean()
     except ValidationError as error:

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
@@ -73,7 +74,7 @@ def ask(*, actor: User, conversation: Conversation, prompt: str, manner: Manner)
     locked = Conversation.objects.select_for_update().get(pk=conversation.pk)
     if ChatAnswer.objects.filter(turn__conversation=locked, state__in=OPEN).exists():
         raise TrainingError("The last question is still being answered. Wait for it, or stop it.")
-    turn = ChatTurn.objects.create(conversation=locked, prompt=prompt, system=manner.system)
+    turn = ChatTurn.objects.create(conversation=locked, prompt=prompt, **asdict(manner))
     ChatAnswer.objects.bulk_create([ChatAnswer(turn=turn, side=side) for side in conversation.sides])
     _answer_in(conversation, manner)
     _call(actor, conversation)
@@ -82,7 +83,7 @@ def ask(*, actor: User, conversation: Conversation, prompt: str, manner: Manner)
 
 @transaction.atomic
 def ask_again(*, actor: User, turn: ChatTurn, manner: Manner) -> None:
-    """Have the last question answered anew, in this manner; the answers so far go."""
+    """Have the last question answered anew, in this manner; an answer stays until there is another."""
     conversation = turn.conversation
     check_partner(conversation.partner)
     Conversation.objects.select_for_update().get(pk=conversation.pk)
@@ -90,9 +91,10 @@ def ask_again(*, actor: User, turn: ChatTurn, manner: Manner) -> None:
         raise TrainingError("Only the last question can be answered again: the later ones rest on these answers.")
     if turn.answers.filter(state__in=OPEN).exists():
         raise TrainingError("The question is still being answered. Wait for it, or stop it.")
-    turn.answers.all().delete()
-    ChatTurn.objects.filter(pk=turn.pk).update(system=manner.system)
-    ChatAnswer.objects.bulk_create([ChatAnswer(turn=turn, side=side) for side in conversation.sides])
+    ChatTurn.objects.filter(pk=turn.pk).update(**asdict(manner))
+    for answer in turn.answers.all():
+        blank = ChatAnswer(pk=answer.pk, turn=turn, side=answer.side, former=answer.whole if answer.text else {})
+        blank.save(force_update=True)
     _answer_in(conversation, manner)
     _call(actor, conversation)
 
@@ -105,7 +107,15 @@ def stop(*, turn: ChatTurn) -> None:
     """End the answers where they are. Those that nobody writes, or nobody any more, end at once."""
     turn.answers.filter(state__in=OPEN).update(stop_requested=True)
     alone = turn.answers.filter(state__in=OPEN).exclude(taken_by__state=JobState.RUNNING)
-    alone.update(state=ChatAnswer.State.DONE, finish=ChatAnswer.Finish.STOPPED)
+    for answer in alone:
+        end_without_words(answer, state=ChatAnswer.State.DONE, finish=ChatAnswer.Finish.STOPPED)
+
+
+def end_without_words(answer: ChatAnswer, **fields: Any) -> bool:
+    """End an answer of which nothing was written: what stood there before is there again. False when it is gone."""
+    row = ChatAnswer.objects.filter(pk=answer.pk)
+    former = row.values_list("former", flat=True).first() or {}
+    return bool(row.update(**{"text": "", **fields, **former}))
 
 
 def save(*, conversation: Conversation) -> None:
@@ -124,8 +134,13 @@ def forget_old() -> None:
 
 
 @transaction.atomic
-def keep_as_example(*, actor: User, answer: ChatAnswer, dataset: Dataset, verdict: str, better: str) -> Example:
-    """Make an example of an answer, to be reviewed like every other: the answer, or a better one, or both as a pair."""
+def keep_as_example(
+    *, actor: User, answer: ChatAnswer, dataset: Dataset, verdict: str, better: str, with_earlier: bool = False
+) -> Example:
+    """Make an example of an answer, to be reviewed like every other: the answer, or a better one, or both as a pair.
+
+    `with_earlier`: the turns before go with it, and what the model said in them is then taught as well.
+    """
     locked = ChatAnswer.objects.select_for_update().get(pk=answer.pk)
     turn, better = answer.turn, better.strip()
     if locked.state != ChatAnswer.State.DONE or not locked.text:
@@ -140,7 +155,7 @@ def keep_as_example(*, actor: User, answer: ChatAnswer, dataset: Dataset, verdic
         raise TrainingError("Say whether the answer is good.")
     if verdict != GOOD and better in ("", locked.text):
         raise TrainingError("Write the better answer first.")
-    asked = messages_before(answer)
+    asked = messages_before(answer) if with_earlier else messages_alone(answer)
     if verdict == PAIR and len(asked) > 1:
         raise TrainingError(
             "A preference pair holds one question alone, without system prompt and earlier turns. Keep the better "
@@ -174,13 +189,18 @@ def messages_before(answer: ChatAnswer) -> list[dict[str, str]]:
 
     A turn that it left without a word is left out.
     """
-    conversation, system = answer.turn.conversation, answer.turn.system
-    messages = [{"role": "system", "content": system}] if system else []
+    conversation, (*messages, question) = answer.turn.conversation, messages_alone(answer)
     earlier = ChatAnswer.objects.filter(turn__conversation=conversation, turn__lt=answer.turn_id, side=answer.side)
     for before in earlier.exclude(text="").select_related("turn").order_by("turn"):
         messages.append({"role": "user", "content": before.turn.prompt})
         messages.append({"role": "assistant", "content": before.text})
-    return [*messages, {"role": "user", "content": answer.turn.prompt}]
+    return [*messages, question]
+
+
+def messages_alone(answer: ChatAnswer) -> list[dict[str, str]]:
+    """The question without the turns before it, after its system prompt."""
+    system = [{"role": "system", "content": answer.turn.system}] if answer.turn.system else []
+    return [*system, {"role": "user", "content": answer.turn.prompt}]
 
 
 def trainings_in_the_way() -> list[Job]:

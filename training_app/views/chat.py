@@ -118,20 +118,23 @@ def answer_keep(request: SignedInRequest, pk: int) -> HttpResponse:
     """Make an example of an answer."""
     answer = get_answer(request.user, pk, role=Role.TRAINER)
     talk = answer.turn.conversation
-    form = KeepForm(request.POST or None, project=talk.project, initial={"better": answer.text})
+    earlier = services.messages_before(answer)[len(services.messages_alone(answer)) - 1 : -1]
+    form = KeepForm(
+        request.POST or None, project=talk.project, has_earlier=bool(earlier), initial={"better": answer.text}
+    )
     if form.is_valid():
         data = form.cleaned_data
+        kept = {name: data.get(name, False) for name in ("verdict", "better", "with_earlier")}
         dataset = get_dataset(request.user, data["dataset"].pk, role=Role.TRAINER)
         try:
-            services.keep_as_example(
-                actor=request.user, answer=answer, dataset=dataset, verdict=data["verdict"], better=data["better"]
-            )
+            services.keep_as_example(actor=request.user, answer=answer, dataset=dataset, **kept)
         except TrainingError as error:
             form.add_error(None, str(error))
         else:
             messages.success(request, f"Kept in {dataset}. It waits for review like every other example.")
             return redirect(talk)
     context = {"answer": answer, "conversation": talk, "project": talk.project, "section": "chat", "form": form}
+    context["earlier"] = earlier
     return render(request, "training/answer_keep.html", context)
 
 
