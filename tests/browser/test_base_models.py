@@ -52,6 +52,6 @@ def test_an_operator_makes_a_model_of_ollama_a_base(page, site, held, operator, 
     page.goto(f"{site}/projects/{project.pk}/runs/new")
     chooser = page.get_by_label("Base model")
     expect(chooser.locator("option", has_text="tiny:1")).to_be_disabled()
-    expect(page.get_by_text("is trained from")).to_be_visible()  # a change before the first answer would get lost
+    expect(page.get_by_text("Weights of ").first).to_be_visible()  # a change before the first answer would get lost
     chooser.select_option(label="llama3.2:3b · 3.2 B · Llama 3.2")
-    expect(page.get_by_text("llama3.2:3b is trained from meta-llama/Llama-3.2-3B-Instruct")).to_be_visible()
+    expect(page.get_by_text("Weights of llama3.2:3b: meta-llama/Llama-3.2-3B-Instruct")).to_be_visible()
