@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any
+from uuid import uuid4
 
 from django.conf import settings
 from django.db.models import Q, QuerySet
@@ -248,8 +249,9 @@ class Seat:
         assert run is not None
         prepare(run.base)
         engine, looked_at = self._ready_engine(), time.monotonic()
+        key = uuid4().hex  # of this try: the engine remembers what was cancelled
         try:
-            engine.send(_request(answer))
+            engine.send({"id": key, **_request(answer)})
             while True:
                 if time.monotonic() - looked_at > LOOK_SECONDS:
                     looked_at = time.monotonic()
@@ -258,7 +260,7 @@ class Seat:
                 event = engine.next_event(0.1)
                 if event is None and engine.is_done:
                     raise BrokenPipeError
-                if event is None or event.get("id") != answer.pk:
+                if event is None or event.get("id") != key:
                     yield None
                 elif event["event"] == "token":
                     yield str(event["text"])
@@ -274,7 +276,7 @@ class Seat:
         finally:  # also when it is not wanted any more
             if self._engine is engine and not engine.is_done:
                 with contextlib.suppress(BrokenPipeError):
-                    engine.send({"id": answer.pk, "cancel": True})
+                    engine.send({"id": key, "cancel": True})
 
     def _ready_engine(self) -> Engine:
         if self._engine and not self._engine.is_done:
@@ -310,7 +312,6 @@ def _request(answer: ChatAnswer) -> dict[str, Any]:
     run = conversation.run
     assert run is not None
     return {
-        "id": answer.pk,
         "base_dir": str(run.base.folder),
         "run_dir": str(run.folder) if answer.side == Side.TUNED else "",
         "method": run.method,

@@ -153,6 +153,21 @@ def test_another_try_that_is_stopped_brings_the_answer_back(run, viewer, client_
     assert set(turn.answers.values_list("state", "text")) == {("done", "It weighs 21 kg.")}
 
 
+def test_a_stopped_answer_is_had_again_from_the_same_process(run, viewer, client_of, worker, settings):
+    settings.CHAT_IDLE_SECONDS = 3
+    client = client_of(viewer)
+    client.post(reverse("run_chat", args=[run.pk]), LONG)
+    turn = ChatTurn.objects.get()
+    worker.start()
+    until(lambda: turn.answers.exclude(text="").exists())
+    client.post(reverse("chat_turn_stop", args=[turn.pk]))
+    until(lambda: not ChatTurn.objects.get(pk=turn.pk).is_open)
+    client.post(reverse("conversation_again", args=[turn.conversation_id]), typed("", max_tokens="3"))
+    until(lambda: not ChatTurn.objects.get(pk=turn.pk).is_open)
+    assert all(one.finish in ("length", "stop") and one.tokens <= 3 for one in turn.answers.all())
+    assert Job.objects.filter(kind="training.chat").exclude(engine_pid=None).count() <= 1
+
+
 def test_what_cannot_be_asked_is_told_and_not_lost(run, viewer, client_of):
     client = client_of(viewer)
     for fields, told in (
