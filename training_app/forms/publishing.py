@@ -17,7 +17,7 @@ class PublicationForm(StyledMixin, forms.Form):
 
     server = forms.ModelChoiceField(ModelServer.objects.none(), label="Ollama", empty_label=None)
     name = forms.SlugField(
-        max_length=63, help_text="People then use it as ft/<name>; another version of it gets the next number."
+        max_length=63, help_text="People then use it with ft/ before it; another version of it gets the next number."
     )
     format = forms.ChoiceField(choices=[], help_text="q8_0 is the usual choice: half of f16, hardly another model.")
     system = forms.CharField(
