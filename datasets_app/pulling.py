@@ -66,8 +66,7 @@ def _pull_project(
     assert project.remote_id is not None
     count, newest = 0, project.seen_until
     since = newest - OVERLAP if newest and not is_whole else None
-    judged: set[int] = set()
-    for task in _changed(project, client, since, judged):
+    for task in _changed(project, client, since):
         handle.check()
         voices = {entry.by: people.voice(entry.by) for entry in task.annotations}
         count += handle.write(lambda task=task, voices=voices: _take(project, task, voices))  # type: ignore[misc]
@@ -78,14 +77,13 @@ def _pull_project(
     return count
 
 
-def _changed(
-    project: LabelStudioProject, client: Client, since: datetime | None, judged: set[int]
-) -> Iterator[RemoteTask]:
-    """The judged tasks, whose ids go into `judged`; then those that were judged and are not any more.
+def _changed(project: LabelStudioProject, client: Client, since: datetime | None) -> Iterator[RemoteTask]:
+    """The judged tasks, then those that were judged and are not any more.
 
     So that the time follows the decisions: the many tasks that wait there were touched too, when they were sent.
     """
     assert project.remote_id is not None
+    judged: set[int] = set()
     for remote in client.judged_since(project.remote_id, since):
         judged.add(remote.id)
         yield remote

@@ -22,6 +22,7 @@ from finetune_site.jobs.events import record
 from finetune_site.jobs.handle import EngineFailed, Handle, JobCancelled, JobInputError, JobReleased
 from finetune_site.jobs.models import Job, JobEvent, JobState
 from finetune_site.jobs.queue import HOST
+from finetune_site.jobs.runner import devices_of
 from finetune_site.lib.channel import InputError
 from finetune_site.lib.process import Engine
 from training_app.models import BaseModel, ChatAnswer
@@ -97,7 +98,7 @@ def _serve(
             handle.check()
             is_wanted = waiting.exists()
             if may() and is_wanted and (answer := handle.write(lambda: _take(handle.job, waiting))):
-                _write_answer(handle, answer, lambda answer=answer: ask(answer))  # type: ignore[misc]
+                _write_answer(handle, answer, ask(answer))
             elif not is_wanted and time.monotonic() - asked_at >= idle_seconds:
                 return
             else:
@@ -130,11 +131,11 @@ def _take(job: Job, waiting: QuerySet[ChatAnswer]) -> ChatAnswer | None:
     return ChatAnswer.objects.select_related(*SOURCES).get(pk=locked.pk)
 
 
-def _write_answer(handle: Handle, answer: ChatAnswer, ask: Callable[[], Pieces]) -> None:
+def _write_answer(handle: Handle, answer: ChatAnswer, pieces: Pieces) -> None:
     """Stream one answer into its row; whatever ends it, the row says how."""
     pen = Pen(handle, answer)
     try:
-        for piece in ask():
+        for piece in pieces:
             handle.check()
             if isinstance(piece, End):
                 pen.end(piece.text or pen.text, finish=piece.finish, tokens=piece.tokens, seconds=piece.seconds)
@@ -284,8 +285,8 @@ class Seat:
         assert self._device is not None
         if self._engine:
             self._engine.__exit__()
-        named = settings.GPU_DEVICES
-        env = {"CUDA_VISIBLE_DEVICES": named[slots.number(self._device)]} if named else None
+        devices = devices_of("gpu", [slots.number(self._device)])
+        env = {"CUDA_VISIBLE_DEVICES": devices} if devices is not None else None
         log_path = self._spec_path.with_suffix(".log")
         self._engine = Engine(self._module, [str(self._spec_path)], log_path=log_path, env=env)
         self._handle.adopt(self._engine)
@@ -308,28 +309,26 @@ def _is_training_on(device: int) -> bool:
 
 
 def _request(answer: ChatAnswer) -> dict[str, Any]:
-    conversation = answer.turn.conversation
-    run = conversation.run
+    run = answer.turn.conversation.run
     assert run is not None
     return {
         "base_dir": str(run.base.folder),
         "run_dir": str(run.folder) if answer.side == Side.TUNED else "",
         "method": run.method,
         "messages": messages_before(answer),
-        "max_new_tokens": conversation.max_tokens,
-        "temperature": conversation.temperature,
+        "max_new_tokens": answer.turn.max_tokens,
+        "temperature": answer.turn.temperature,
     }
 
 
 def _ask_ollama(answer: ChatAnswer, client_of: Callable[[Any], Client]) -> Pieces:
     """What the stable tag of a published model answers. A thread reads it, as Ollama may be silent for minutes."""
-    conversation = answer.turn.conversation
-    model = conversation.model
+    turn, model = answer.turn, answer.turn.conversation.model
     assert model is not None
     ChatAnswer.objects.filter(pk=answer.pk).update(model=model.current.tag if model.current else model.stable_tag)
     heard: SimpleQueue[Any] = SimpleQueue()
     unwanted, began, messages = threading.Event(), time.monotonic(), messages_before(answer)
-    options = {"temperature": conversation.temperature, "num_predict": conversation.max_tokens}
+    options = {"temperature": turn.temperature, "num_predict": turn.max_tokens}
 
     def read() -> None:
         try:

@@ -22,7 +22,8 @@ from finetune_site.lib.channel import parse_json
 
 STOP_GRACE_SECONDS = 90
 # The site's own settings, its database and its keys: an engine is told what it needs and inherits none of them.
-PRIVATE_VARIABLES = ("FINETUNE_", "DATABASE_URL", "DJANGO_", "PG", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # only engines that fetch from the hub are given them
+PRIVATE_VARIABLES = ("FINETUNE_", "DATABASE_URL", "DJANGO_", "PG", *HUB_TOKENS)
 _TAIL_BYTES = 4000
 
 

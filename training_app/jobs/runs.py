@@ -14,6 +14,7 @@ from django.utils import timezone
 from finetune_site.jobs.handle import Handle, JobInputError
 from finetune_site.jobs.kinds import job_kind
 from finetune_site.lib.channel import load_json, read_journal, write_json
+from finetune_site.lib.process import HUB_TOKENS
 from training_app.engine.spec import BenchmarkSpec, EvaluateSpec, PrepareSpec
 from training_app.models import BaseModel, Benchmark, Evaluation, EvaluationRow, Grade, Judgement, Run
 from training_app.series import Series
@@ -255,8 +256,7 @@ def threads() -> dict[str, int]:
 
 def _hub_token() -> dict[str, str]:
     """What opens gated models and tasks on Hugging Face; other engines are not given it."""
-    names = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-    return {name: os.environ[name] for name in names if name in os.environ}
+    return {name: os.environ[name] for name in HUB_TOKENS if name in os.environ}
 
 
 def _evaluate_after(run: Run) -> None:

@@ -119,6 +119,8 @@ class ChatAnswer(models.Model):
         LENGTH = "length", "cut at the length chosen"
         STOPPED = "stopped", "stopped"
 
+    OPEN = (State.WAITING, State.LOADING, State.ANSWERING)
+
     turn = models.ForeignKey(ChatTurn, models.CASCADE, related_name="answers")
     side = models.CharField(max_length=10, choices=Side.choices)
     text = models.TextField(blank=True)
@@ -148,4 +150,4 @@ class ChatAnswer(models.Model):
 
     @property
     def is_open(self) -> bool:
-        return self.state not in (self.State.DONE, self.State.FAILED)
+        return self.state in self.OPEN

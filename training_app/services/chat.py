@@ -20,7 +20,6 @@ from training_app.models import ChatAnswer, ChatTurn, Conversation, PublishedMod
 from training_app.services.runs import TrainingError
 
 MAX_PROMPT, MAX_SYSTEM = 8000, 8000
-OPEN = (ChatAnswer.State.WAITING, ChatAnswer.State.LOADING, ChatAnswer.State.ANSWERING)
 GOOD, BETTER, PAIR = "good", "better", "pair"
 VERDICTS = {
     GOOD: "It is good: keep it as it stands",
@@ -72,7 +71,7 @@ def ask(*, actor: User, conversation: Conversation, prompt: str, manner: Manner)
     if len(prompt) > MAX_PROMPT:
         raise TrainingError(f"The question is longer than {MAX_PROMPT} characters. Shorten it.")
     locked = Conversation.objects.select_for_update().get(pk=conversation.pk)
-    if ChatAnswer.objects.filter(turn__conversation=locked, state__in=OPEN).exists():
+    if ChatAnswer.objects.filter(turn__conversation=locked, state__in=ChatAnswer.OPEN).exists():
         raise TrainingError("The last question is still being answered. Wait for it, or stop it.")
     turn = ChatTurn.objects.create(conversation=locked, prompt=prompt, **asdict(manner))
     ChatAnswer.objects.bulk_create([ChatAnswer(turn=turn, side=side) for side in conversation.sides])
@@ -89,7 +88,7 @@ def ask_again(*, actor: User, turn: ChatTurn, manner: Manner) -> None:
     Conversation.objects.select_for_update().get(pk=conversation.pk)
     if conversation.turns.order_by("-pk").values_list("pk", flat=True).first() != turn.pk:
         raise TrainingError("Only the last question can be answered again: the later ones rest on these answers.")
-    if turn.answers.filter(state__in=OPEN).exists():
+    if turn.answers.filter(state__in=ChatAnswer.OPEN).exists():
         raise TrainingError("The question is still being answered. Wait for it, or stop it.")
     ChatTurn.objects.filter(pk=turn.pk).update(**asdict(manner))
     for answer in turn.answers.all():
@@ -105,8 +104,8 @@ def _answer_in(conversation: Conversation, manner: Manner) -> None:
 
 def stop(*, turn: ChatTurn) -> None:
     """End the answers where they are. Those that nobody writes, or nobody any more, end at once."""
-    turn.answers.filter(state__in=OPEN).update(stop_requested=True)
-    alone = turn.answers.filter(state__in=OPEN).exclude(taken_by__state=JobState.RUNNING)
+    turn.answers.filter(state__in=ChatAnswer.OPEN).update(stop_requested=True)
+    alone = turn.answers.filter(state__in=ChatAnswer.OPEN).exclude(taken_by__state=JobState.RUNNING)
     for answer in alone:
         end_without_words(answer, state=ChatAnswer.State.DONE, finish=ChatAnswer.Finish.STOPPED)
 
@@ -185,16 +184,19 @@ def name_of(answer: ChatAnswer) -> str:
 
 
 def messages_before(answer: ChatAnswer) -> list[dict[str, str]]:
-    """What its model is asked: system prompt, the earlier turns as it answered them itself, and the question.
+    """What its model is asked: system prompt, the earlier turns, and the question."""
+    *system, question = messages_alone(answer)
+    return [*system, *messages_earlier(answer), question]
 
-    A turn that it left without a word is left out.
-    """
-    conversation, (*messages, question) = answer.turn.conversation, messages_alone(answer)
+
+def messages_earlier(answer: ChatAnswer) -> list[dict[str, str]]:
+    """The turns before, as the same side answered them itself; one that it left without a word is left out."""
+    conversation, messages = answer.turn.conversation_id, []
     earlier = ChatAnswer.objects.filter(turn__conversation=conversation, turn__lt=answer.turn_id, side=answer.side)
     for before in earlier.exclude(text="").select_related("turn").order_by("turn"):
         messages.append({"role": "user", "content": before.turn.prompt})
         messages.append({"role": "assistant", "content": before.text})
-    return [*messages, question]
+    return messages
 
 
 def messages_alone(answer: ChatAnswer) -> list[dict[str, str]]:
@@ -230,7 +232,7 @@ def prospect(answer: ChatAnswer) -> str:
 @transaction.atomic
 def call_for_waiting() -> None:
     """See that somebody will look for answers whose job was stopped or lost before it came to them."""
-    open_ones = ChatAnswer.objects.filter(state__in=OPEN).exclude(taken_by__state=JobState.RUNNING)
+    open_ones = ChatAnswer.objects.filter(state__in=ChatAnswer.OPEN).exclude(taken_by__state=JobState.RUNNING)
     for sides in ((ChatAnswer.Side.PUBLISHED,), (ChatAnswer.Side.TUNED, ChatAnswer.Side.BASE)):
         answer = open_ones.filter(side__in=sides).select_related("turn__conversation__user").order_by("pk").first()
         if answer:

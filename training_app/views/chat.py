@@ -118,7 +118,7 @@ def answer_keep(request: SignedInRequest, pk: int) -> HttpResponse:
     """Make an example of an answer."""
     answer = get_answer(request.user, pk, role=Role.TRAINER)
     talk = answer.turn.conversation
-    earlier = services.messages_before(answer)[len(services.messages_alone(answer)) - 1 : -1]
+    earlier = services.messages_earlier(answer)
     form = KeepForm(
         request.POST or None, project=talk.project, has_earlier=bool(earlier), initial={"better": answer.text}
     )
