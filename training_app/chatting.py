@@ -199,6 +199,10 @@ class Pen:
         conversation = self._answer.turn.conversation
 
         def write() -> None:
+            job = conversation.news_job
+            # Held first, as the deletion of a project does: the other way round each would wait for the other.
+            if job and not Job.objects.select_for_update().filter(pk=job.pk).exists():
+                raise Unwanted
             is_wordless = fields["text"] == "" and fields["state"] in (State.DONE, State.FAILED)
             if is_wordless:
                 is_there = end_without_words(self._answer, **fields)
@@ -206,7 +210,7 @@ class Pen:
                 is_there = bool(ChatAnswer.objects.filter(pk=self._answer.pk).update(**fields))
             if not is_there:
                 raise Unwanted
-            if job := conversation.news_job:
+            if job:
                 # Only a hint: the whole project hears it, the words are the asker's.
                 record(job, "chat", {"turn": self._answer.turn_id})
 

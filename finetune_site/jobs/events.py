@@ -13,9 +13,13 @@ TOLD_WAITING = 20
 
 def record(job: Job, kind: str, payload: dict[str, Any] | None = None) -> JobEvent:
     """Append one event and notify at commit. Call it in the transaction that changes the job's row: the row's lock
-    then keeps the events of one job in the order of their ids."""
-    event = JobEvent.objects.create(job=job, kind=kind, payload=payload or {})
+    then keeps the events of one job in the order of their ids. `Job.DoesNotExist` when the job was deleted."""
     with connection.cursor() as cursor:
+        # Its foreign key is looked at only at commit: until then whoever deletes the job has to wait for the event.
+        cursor.execute("select id from jobs_job where id = %s for key share", [job.pk])
+        if cursor.fetchone() is None:
+            raise Job.DoesNotExist
+        event = JobEvent.objects.create(job=job, kind=kind, payload=payload or {})
         cursor.execute("select pg_notify(%s, %s)", [CHANNEL, json.dumps([event.pk, job.pk, job.project_id])])
     return event
 
@@ -28,7 +32,8 @@ def tell_waiting(queue: str) -> None:
 
     def tell() -> None:
         for job in Job.objects.filter(queue=queue, state=JobState.QUEUED).order_by("-priority", "pk")[:TOLD_WAITING]:
-            record(job, "progress")
+            with transaction.atomic():
+                record(job, "progress")
 
     if queue in SLOW_QUEUES:
         transaction.on_commit(tell, robust=True)

@@ -57,6 +57,9 @@ def delete_project(*, actor: User, project: Project) -> None:
     """Delete a project with its rows. Runners at work for it notice at their next write and stop; files that nothing
     points at any more are removed by `manage.py purge`."""
     logger.info("project %s deleted by user %s", project.pk, actor.pk)
+    Project.objects.select_for_update().get(pk=project.pk)
+    # Whoever writes an event holds its job: the event comes before the deletion, or not at all.
+    list(project.jobs.select_for_update().order_by("pk").values("pk"))
     project.delete()
 
 

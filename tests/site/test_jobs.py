@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from datetime import timedelta
 
@@ -12,12 +13,14 @@ from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
 from finetune_site.jobs import dispatch, kinds, queue, services
+from finetune_site.jobs.events import record
 from finetune_site.jobs.handle import EngineFailed, Handle, JobCancelled, JobInputError, JobReleased
-from finetune_site.jobs.models import Job, JobState
+from finetune_site.jobs.models import Job, JobEvent, JobState
 from finetune_site.jobs.queue import LeaseLost
 from finetune_site.jobs.runner import Runner
 from finetune_site.lib.process import start_time
 from finetune_site.projects.models import AuditEntry
+from finetune_site.projects.services import delete_project
 from tests.factories import claim, run_job
 
 
@@ -199,6 +202,30 @@ def test_a_deleted_job_stops_its_runner_without_a_word(kind, project, trainer):
     job = claim(enqueue(project, trainer))
     Runner("default", 0).do(job)
     assert not Job.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_project_is_deleted_while_an_event_of_its_job_is_written(kind, project, trainer, owner):
+    job = enqueue(project, trainer)
+    written, committed = threading.Event(), []
+
+    def write():
+        try:
+            with transaction.atomic():
+                record(job, "progress")
+                written.set()
+                time.sleep(0.5)  # meanwhile the deletion either waits for us or pulls the job from under our event
+            committed.append(True)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    written.wait(10)
+    delete_project(actor=owner, project=project)
+    thread.join()
+    assert committed
+    assert not Job.objects.exists() and not JobEvent.objects.exists()
 
 
 def test_cancelling_a_waiting_job_ends_it_and_is_kept_in_the_trail(kind, project, trainer):
