@@ -73,9 +73,13 @@ if _flag("FINETUNE_BEHIND_PROXY", False):
 
 INSTALLED_APPS = [
     "finetune_site.projects.apps.ProjectsConfig",
+    "finetune_site.accounts.apps.AccountsConfig",
+    "finetune_site.notifications.apps.NotificationsConfig",
     "finetune_site.jobs.apps.JobsConfig",
     "datasets_app.apps.DatasetsConfig",
     "training_app.apps.TrainingConfig",
+    "finetune_site.api.apps.ApiConfig",
+    "finetune_site.operations.apps.OperationsConfig",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
