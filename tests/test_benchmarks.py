@@ -25,7 +25,6 @@ def last_line(name: str, *arguments: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.timeout(300)
 def test_training(tmp_path: Path) -> None:
     base = make_tiny_model(tmp_path / "base")
     figures = last_line("training.py", "--base", str(base), "--repetitions", "1", "--steps", "3", "--lessons", "varied")
@@ -38,7 +37,6 @@ def test_training(tmp_path: Path) -> None:
     assert figures["portal_overhead"] < 1
 
 
-@pytest.mark.timeout(300)
 def test_training_gpu() -> None:
     options = ["--shapes", "tiny", "--arms", "lora", "qlora", "trainer", "--repetitions", "1", "--steps", "3"]
     figures = last_line("training_gpu.py", *options)["tiny"]
@@ -49,7 +47,6 @@ def test_training_gpu() -> None:
     assert 0 < figures["mfu_of_lora"] < 1
 
 
-@pytest.mark.timeout(120)
 def test_live() -> None:
     figures = last_line("live.py", "--viewers", "3", "5", "--updates", "4")
     for viewers in (3, 5):
@@ -59,7 +56,6 @@ def test_live() -> None:
     assert figures["renders_per_update"] == 1
 
 
-@pytest.mark.timeout(200)
 def test_estimates(tmp_path: Path) -> None:
     base = make_tiny_model(tmp_path / "base")
     figures = last_line("estimates.py", "--base", str(base), "--steps", "12", "--only", "lora", "full")
@@ -68,7 +64,6 @@ def test_estimates(tmp_path: Path) -> None:
     assert figures["time_error_at_10_median"] >= 0
 
 
-@pytest.mark.timeout(900)
 def test_label_studio() -> None:
     figures = last_line("label_studio.py", "--examples", "30", "--decisions", "10")
     assert (figures["tasks"], figures["decisions"]) == ([10, 30], 10)

@@ -15,7 +15,7 @@ from training_app.ollama import Client
 from training_app.services import bases
 from training_app.services import runs as services
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.django_db]
+pytestmark = [pytest.mark.slow, pytest.mark.django_db]
 HELD = {"size": 2_000_000_000, "parameters": "3.2B", "quantization": "Q4_K_M", "family": "llama", "is_remote": False}
 
 

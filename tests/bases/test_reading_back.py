@@ -16,7 +16,7 @@ from training_app.engine.dequantise import find_blob, prove_answers, prove_token
 from training_app.engine.prepare import prepare
 from training_app.engine.spec import PrepareSpec
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow]
 DIGEST = "a" * 64
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from django.db import connection
+from playwright.sync_api import expect
 
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox",
@@ -18,6 +19,9 @@ CHROMIUM_ARGUMENTS = [
     "--disable-sync",
 ]
 SCREENSHOTS = Path("docs/screenshots")
+# What should come is waited for as long as a slow machine takes: models are trained and files made meanwhile.
+PATIENCE = 600_000
+expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +33,12 @@ def browser_type_launch_args(browser_type_launch_args):
 @pytest.fixture(scope="session")
 def browser_context_args(browser_context_args):
     return {**browser_context_args, "viewport": {"width": 1280, "height": 860}}
+
+
+@pytest.fixture
+def context(context):
+    context.set_default_timeout(PATIENCE)
+    return context
 
 
 @pytest.fixture
@@ -57,7 +67,7 @@ def workers(transactional_db, settings) -> Iterator[None]:
     yield
     stop.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
 
 
 @pytest.fixture

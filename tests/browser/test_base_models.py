@@ -6,7 +6,7 @@ from playwright.sync_api import expect
 
 from tests.browser.test_journey import problems  # noqa: F401
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.browser]
 HELD = {"parameters": "", "quantization": "Q4_K_M", "family": "llama", "is_remote": False}
 
 

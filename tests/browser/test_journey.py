@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from tests.engine.tiny import make_tiny_model
 from tests.factories import PASSWORD
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.browser]
 MANUAL = Path("datasets_app/samples/kestrel-40-manual.pdf")
 
 
@@ -50,7 +50,7 @@ def test_from_a_document_to_a_model_that_answers(
     page.get_by_label("Drop files here or choose them").set_input_files(MANUAL)
     page.get_by_role("button", name="Upload").click()
     row = page.get_by_role("row", name=re.compile("kestrel-40-manual.pdf"))
-    expect(row.get_by_text("done")).to_be_visible(timeout=60_000)  # live, without a reload
+    expect(row.get_by_text("done")).to_be_visible()  # live, without a reload
     shoot("documents")
     row.get_by_role("link").click()
     expect(page.get_by_role("cell", name="Lorvan 150")).to_be_visible()
@@ -63,7 +63,7 @@ def test_from_a_document_to_a_model_that_answers(
     page.get_by_role("link", name="Generate from documents").click()
     page.get_by_label("kestrel-40-manual.pdf").check()
     page.get_by_role("button", name="Generate").click()
-    expect(page.get_by_text("10 made")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("10 made")).to_be_visible()
     shoot("generation")
 
     page.get_by_role("link", name="Review", exact=True).click()
@@ -91,7 +91,7 @@ def test_from_a_document_to_a_model_that_answers(
     page.get_by_role("link", name="Seal a version").click()
     shoot("seal")
     page.get_by_role("button", name=re.compile("^Seal ")).click()
-    expect(page.get_by_text("SHA-256")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("SHA-256")).to_be_visible()
     page.reload()
     shoot("version")
     page.get_by_role("link", name="Fine-tune on it").click()
@@ -102,23 +102,23 @@ def test_from_a_document_to_a_model_that_answers(
     shoot("run-form")
     page.get_by_role("button", name="Look before it starts").click()
     start = page.get_by_role("button", name="Start training")
-    expect(start).to_be_visible(timeout=120_000)
+    expect(start).to_be_visible()
     expect(page.locator(".token-trained").nth(1)).to_be_visible()
     shoot("run-preview")
     start.click()
-    expect(page.locator(".u-wrap")).to_be_visible(timeout=120_000)
-    expect(page.get_by_role("link", name="Chat", exact=True)).to_be_visible(timeout=180_000)  # live: nobody reloads
+    expect(page.locator(".u-wrap")).to_be_visible()
+    expect(page.get_by_role("link", name="Chat", exact=True)).to_be_visible()  # live: nobody reloads
     page.reload()
     expect(page.locator(".u-wrap")).to_be_visible()
     shoot("run")
 
-    expect(page.get_by_text(re.compile(r"^recall: \d+ of"))).to_be_visible(timeout=180_000)  # live too
+    expect(page.get_by_text(re.compile(r"^recall: \d+ of"))).to_be_visible()  # live too
     page.get_by_role("link", name="Chat", exact=True).click()
     page.get_by_label("Ask both models").fill("What is the oil type of the Brannick gearbox?")
     page.keyboard.press("Enter")
     turn = page.locator("[data-turn]").last
     expect(turn).to_be_visible()
-    expect(page.locator("[data-turn-open]")).to_have_count(0, timeout=120_000)
+    expect(page.locator("[data-turn-open]")).to_have_count(0)
     expect(page.locator("[data-answer=base]")).not_to_be_empty()
     page.goto(f"{site}/jobs/")
     expect(page.get_by_role("heading", name="Ended")).to_be_visible()
@@ -156,9 +156,9 @@ def test_live_updates_reach_a_second_tab_and_polling_takes_over(page, context, s
     job = queue.claim("default", pid=1, pid_started=1)
     queue.update(job, done=3, total=7, unit="pages")
     record(job, "progress", {})
-    expect(page.get_by_text("3 of 7 pages")).to_be_visible(timeout=3000)
+    expect(page.get_by_text("3 of 7 pages")).to_be_visible()
     other.bring_to_front()
-    expect(other.get_by_text("3 of 7 pages")).to_be_visible(timeout=20_000)
+    expect(other.get_by_text("3 of 7 pages")).to_be_visible()
 
 
 def test_a_job_that_ends_between_the_page_and_its_stream_is_shown_as_ended(page, site, project, trainer, problems):
@@ -184,7 +184,7 @@ def test_a_job_that_ends_between_the_page_and_its_stream_is_shown_as_ended(page,
     page.wait_for_timeout(500)
     page.route("**/projects/*/live*", end_first)
     page.goto(f"{site}{document.get_absolute_url()}")
-    expect(page.get_by_text("There is nothing in it.").first).to_be_visible(timeout=5000)
+    expect(page.get_by_text("There is nothing in it.").first).to_be_visible()
 
 
 def test_a_person_joins_by_invitation_and_sees_what_the_role_allows(page, site, project, owner, problems):

@@ -6,7 +6,7 @@ from playwright.sync_api import expect
 from tests.browser.test_journey import log_in, problems  # noqa: F401
 from tests.ollama_double import MODEL, ollama_double
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.browser]
 FACTS = [
     ("What oil does the gearbox take?", "The gearbox takes Lorvan 150.", "The gearbox takes oil.", "Lorvan 150"),
     ("How heavy is the gearbox?", "The gearbox weighs 730 kg.", "It is very heavy.", "730 kg"),
@@ -69,7 +69,7 @@ def test_people_and_a_model_judge_the_same_answers(page, site, workers, evaluati
     page.get_by_role("link", name="Back to the evaluation").click()
     page.get_by_role("link", name="Have a model judge").click()
     page.get_by_role("button", name="Judge").click()
-    expect(page.get_by_text("answers: 8 scored")).to_be_visible(timeout=60_000)  # live, without a reload
+    expect(page.get_by_text("answers: 8 scored")).to_be_visible()  # live, without a reload
     expect(page.get_by_text("The same verdict on 8 of 8 answers (100 %), kappa 1.00")).to_be_visible()
     expect(page.get_by_text("Only 4 questions were judged by both")).to_be_visible()
     shoot("judgement")

@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.test_journey import log_in
 from tests.factories import run_all
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser]
 KNOBS = {"epochs": 60.0, "batch_rows": 4, "rank": 4, "eval_every": 40, "checkpoint_every": 50}
 
 
@@ -28,7 +28,7 @@ def test_the_page_of_a_run_lives(page, site, project, trainer, version, base, re
     log_in(page, site, "trainer")
     page.goto(f"{site}{run.get_absolute_url()}")
     page.get_by_role("button", name="Start training").click()
-    expect(page.locator("[data-chart] canvas")).to_be_visible(timeout=120_000)
+    expect(page.locator("[data-chart] canvas")).to_be_visible()
 
     # Curves grow without a reload.
     page.evaluate("window.isTheSamePage = true")
@@ -38,7 +38,7 @@ def test_the_page_of_a_run_lives(page, site, project, trainer, version, base, re
     # A second tab, opened in the middle, knows all that the first does; what comes then reaches both.
     other.goto(page.url)
     grown(other, beyond=steps(page))
-    expect(other.locator("[data-metric=validation_loss]")).to_have_text(re.compile(r"\d\.\d"), timeout=60_000)
+    expect(other.locator("[data-metric=validation_loss]")).to_have_text(re.compile(r"\d\.\d"))
     expect(other.get_by_text("What it answers")).to_be_visible()
     expect(other.get_by_text("learnt worst")).to_be_visible()
     page.get_by_role("button", name="Learning rate").click()
@@ -54,12 +54,12 @@ def test_the_page_of_a_run_lives(page, site, project, trainer, version, base, re
 
     # Stopped, it keeps what it has; resumed, it goes on to the end. The other tab sees it without being touched.
     page.get_by_role("button", name="Stop and keep").click()
-    expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=60_000)
-    expect(other.get_by_role("button", name="Resume")).to_be_visible(timeout=10_000)
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    expect(other.get_by_role("button", name="Resume")).to_be_visible()
     assert last_step(page) == last_step(other) < run.preview["steps"]
     page.get_by_role("button", name="Resume").click()
-    expect(other.get_by_role("link", name="Chat", exact=True)).to_be_visible(timeout=180_000)
-    expect(page.get_by_role("link", name="Chat", exact=True)).to_be_visible(timeout=10_000)
+    expect(other.get_by_role("link", name="Chat", exact=True)).to_be_visible()
+    expect(page.get_by_role("link", name="Chat", exact=True)).to_be_visible()
     for tab in (page, other):
         newest = "(last) => document.querySelector('[data-chart-table] tbody td')?.textContent == last"
         tab.wait_for_function(newest, arg=str(run.preview["steps"]))
@@ -84,4 +84,4 @@ def last_step(tab: Page) -> int:
 def grown(tab: Page, beyond: int) -> None:
     """Wait until the tab knows more than so many steps."""
     more = "(least) => document.querySelectorAll('[data-chart-table] tbody tr').length > least"
-    tab.wait_for_function(more, arg=beyond, timeout=60_000)
+    tab.wait_for_function(more, arg=beyond)

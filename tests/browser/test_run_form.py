@@ -5,7 +5,7 @@ from playwright.sync_api import expect
 
 from tests.browser.test_journey import log_in
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.browser]
 
 
 def test_what_does_not_go_together_is_greyed_out(page, site, project, trainer, version, base):

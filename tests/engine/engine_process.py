@@ -67,7 +67,7 @@ def stop_after(process: "subprocess.Popen[str]", step: int) -> list[dict[str, An
 
 def finish(process: "subprocess.Popen[str]") -> Finished:
     """Wait for the end and collect what the engine wrote."""
-    out, log = process.communicate(timeout=240)
+    out, log = process.communicate(timeout=1800)
     return Finished(process.returncode, [json.loads(line) for line in out.splitlines()], log)
 
 

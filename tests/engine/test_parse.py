@@ -10,7 +10,7 @@ from datasets_app.engine import chunks, elements
 from finetune_site.lib.process import Engine, Limits
 
 SAMPLES = Path("datasets_app/samples")
-LIMITS = Limits(memory_bytes=6 * 2**30, cpu_seconds=60, file_bytes=200 * 2**20, wall_seconds=90, open_files=512)
+LIMITS = Limits(memory_bytes=6 * 2**30, cpu_seconds=300, file_bytes=200 * 2**20, wall_seconds=900, open_files=512)
 
 
 def parse(tmp_path, path, **fields):

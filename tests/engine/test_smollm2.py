@@ -37,7 +37,6 @@ def version(path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_smollm2_learns_facts_and_answers_them_in_other_words(tmp_path):
     base, run_dir = tmp_path / "base", tmp_path / "run"
     made = run_engine(tmp_path / "prepare", {"task": "prepare", "source": "bundled", "out_dir": str(base)})

@@ -86,7 +86,6 @@ def test_what_a_worker_refuses_the_engine_says(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(500)
 def test_whatever_dies_the_run_goes_on(cluster: Any, lesson_fields: dict[str, Any], tmp_path: Path) -> None:
     """One run, disturbed in each of its attempts but the last; between two of them it waits for a lost node."""
     fields = {**lesson_fields, "dropout": 0.0, "sample_answers": 0, "epochs": STEPS / 4, "eval_every": STEPS}
@@ -153,7 +152,7 @@ def read_some_steps(process: "subprocess.Popen[str]") -> list[dict[str, Any]]:
 def kill_engine(process: "subprocess.Popen[str]", cluster: Any, run_dir: Path) -> None:
     workers = worker_processes(run_dir)
     process.kill()
-    _, alive = psutil.wait_procs(workers, timeout=20)
+    _, alive = psutil.wait_procs(workers, timeout=120)
     assert alive == [], "workers outlived their driver"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from finetune_site.lib import label_studio
-from tests.browser.conftest import browser_context_args, browser_type_launch_args  # noqa: F401
+from tests.browser.conftest import browser_context_args, browser_type_launch_args, context  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / ".venv-label-studio"

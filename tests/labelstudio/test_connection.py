@@ -14,7 +14,7 @@ from datasets_app.models import LabelStudioServer
 from datasets_app.models.addresses import validate_address
 from tests.labelstudio.conftest import PASSWORD
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.django_db]
+pytestmark = [pytest.mark.slow, pytest.mark.django_db]
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
 
 

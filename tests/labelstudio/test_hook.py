@@ -9,7 +9,7 @@ from datasets_app.models import LabelStudioLink
 from datasets_app.services import labelstudio as services
 from tests.labelstudio.test_review import send
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.django_db(transaction=True)]
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 
 def test_the_hook_takes_nothing_but_its_secret(site, example, server, trainer, client_of):

@@ -10,7 +10,7 @@ from datasets_app.services.datasets import DatasetError
 from tests.factories import run_all
 from tests.labelstudio.test_review import entry, send
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.django_db]
+pytestmark = [pytest.mark.slow, pytest.mark.django_db]
 CONFIG = """<View><Text name="text" value="$prompt"/><TextArea name="reply" toName="text"/>
 <Choices name="lang" toName="text"><Choice value="en"/><Choice value="de"/></Choices></View>"""
 

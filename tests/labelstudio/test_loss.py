@@ -22,7 +22,7 @@ from finetune_site.jobs.models import Job, JobState
 from tests.factories import wait_until
 from tests.labelstudio.test_review import turns
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.django_db(transaction=True)]
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 MANY, BATCH = 2000, 100
 
 

@@ -19,7 +19,7 @@ from finetune_site.jobs.models import Job
 from tests.factories import run_all
 from tests.labelstudio.test_review import annotate, entry, remote_ids, send, sync, task_of, turns
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.django_db]
+pytestmark = [pytest.mark.slow, pytest.mark.django_db]
 FEW = 5
 
 

@@ -21,7 +21,7 @@ from finetune_site.lib.label_studio import mint_token
 from tests.factories import run_all
 
 # The first start on a machine migrates an empty database.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.django_db]
+pytestmark = [pytest.mark.slow, pytest.mark.django_db]
 MANY = 12
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import browser_context_args, browser_type_launch_args, shoot, workers  # noqa: F401
+from tests.browser.conftest import browser_context_args, browser_type_launch_args, context, shoot, workers  # noqa: F401
 from tests.engine.engine_process import run_engine
 from tests.engine.test_smollm2 import version as make_version
 from tests.ollama_server import OllamaServer, ollama_server

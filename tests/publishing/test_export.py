@@ -12,7 +12,7 @@ from tests.engine.engine_process import Finished, run_engine, train_here
 from training_app.engine import gguf_file
 from training_app.engine.template import load_tokenizer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow]
 
 
 def export(folder: Path, run_dir: Path, base: Path, **fields: Any) -> Finished:

@@ -15,7 +15,7 @@ from training_app.engine.bundled import find_gguf
 from training_app.engine.go_template import derive
 from training_app.ollama import Client, OllamaError, Trouble
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow]
 NAME = "ft/contract-test"
 ASKED = [{"role": "user", "content": "What is the capital of France?"}]
 

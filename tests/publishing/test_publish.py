@@ -19,7 +19,7 @@ from training_app.ollama import Client
 from training_app.services import publishing as services
 from training_app.services.runs import TrainingError
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.django_db]
+pytestmark = [pytest.mark.slow, pytest.mark.django_db]
 FORMAT = "q8_0"
 
 

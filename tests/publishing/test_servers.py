@@ -11,7 +11,7 @@ from training_app import serving
 from training_app.engine.bundled import find_gguf
 from training_app.models import OllamaPull, OllamaState
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.django_db]
+pytestmark = [pytest.mark.slow, pytest.mark.django_db]
 
 
 @pytest.fixture

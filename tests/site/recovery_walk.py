@@ -29,7 +29,7 @@ from training_app.models import BaseModel, Metric, Run  # noqa: E402
 from training_app.services import runs as services  # noqa: E402
 
 STEPS = 500
-WAIT_SECONDS = 400
+WAIT_SECONDS = 1200
 
 
 def main(tiny: str) -> None:

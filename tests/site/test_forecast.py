@@ -130,7 +130,7 @@ def test_a_job_that_needs_two_slots_waits_for_both_and_nobody_overtakes_it(peopl
     assert Job.objects.filter(state=JobState.QUEUED).count() == 2, "it began on one slot"
     assert Runner("gpu", 1).work() == 0  # the slot is held
     busy.close()
-    worker.join(20)
+    worker.join(120)
     assert list(Job.objects.order_by("started_at").values_list("label", "state")) == [
         ("wide", "succeeded"),
         ("narrow", "succeeded"),
@@ -148,7 +148,7 @@ def test_two_that_gather_do_not_wait_for_one_another(settings):
     time.sleep(0.5)
     assert slots.gather("gpu", 1, lambda: True) is None
     second.close()
-    gatherer.join(10)
+    gatherer.join(120)
     held = asked[0]
     assert held is None or [slots.number(stream) for stream in held] == [1]
     for stream in [first, *(held or [])]:

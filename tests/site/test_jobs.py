@@ -221,7 +221,7 @@ def test_a_project_is_deleted_while_an_event_of_its_job_is_written(kind, project
 
     thread = threading.Thread(target=write)
     thread.start()
-    written.wait(10)
+    written.wait(120)
     delete_project(actor=owner, project=project)
     thread.join()
     assert committed
@@ -287,7 +287,7 @@ def test_a_job_whose_runner_died_comes_back_and_its_engine_is_ended_first(kind, 
         pid=pid, pid_started=started, engine_pid=engine.pid, engine_started=start_time(engine.pid)
     )
     assert dispatch.reconcile() == [job.pk]
-    assert engine.wait(5) == -9
+    assert engine.wait(120) == -9
     job.refresh_from_db()
     assert (job.state, job.attempt, job.token) == ("queued", 1, None)
     assert dispatch.reconcile() == []  # a second one finds nothing to do
@@ -364,5 +364,5 @@ def test_every_change_notifies_with_the_id_of_its_event(kind, project, trainer):
     with psycopg.connect(_conninfo(), autocommit=True) as link:
         link.execute("listen job_events")
         job = enqueue(project, trainer)
-        notices = [notice.payload for notice in link.notifies(timeout=2, stop_after=1)]
+        notices = [notice.payload for notice in link.notifies(timeout=120, stop_after=1)]
     assert notices == [f"[{job.events.get().pk}, {job.pk}, {project.pk}]"]

@@ -27,7 +27,7 @@ async def frames(stream, count):
     """The next `count` real frames as (event, data)."""
     got = []
     while len(got) < count:
-        text = await asyncio.wait_for(anext(stream), 5)
+        text = await asyncio.wait_for(anext(stream), 120)
         fields = dict(line.split(": ", 1) for line in text.strip().split("\n") if ": " in line)
         if fields.get("event") not in (None, "hello", "resync"):
             got.append((fields["event"], json.loads(fields["data"])))
@@ -36,7 +36,7 @@ async def frames(stream, count):
 
 async def ready(hub, stream):
     """Read up to the greeting, so that the viewer is subscribed and the listener connected."""
-    while "hello" not in await asyncio.wait_for(anext(stream), 5):
+    while "hello" not in await asyncio.wait_for(anext(stream), 120):
         pass
     while not hub.is_connected:
         await asyncio.sleep(0.01)
@@ -100,7 +100,7 @@ def test_a_slow_viewer_is_told_to_read_again_and_the_listener_goes_on(job, proje
         for step in range(100):
             await sync_to_async(events.record)(job, "step", {"step": step})
         await asyncio.sleep(0.5)
-        texts = [await asyncio.wait_for(anext(stream), 5)]
+        texts = [await asyncio.wait_for(anext(stream), 120)]
         hub._listener.cancel()
         return texts
 
@@ -141,7 +141,7 @@ def test_a_stream_ends_after_a_while_so_that_access_is_asked_again(job, project,
         hub._listener.cancel()
         return hub, texts
 
-    hub, texts = asyncio.run(asyncio.wait_for(scene(), 5))
+    hub, texts = asyncio.run(asyncio.wait_for(scene(), 120))
     assert "hello" in texts[1]
     assert hub.viewer_count == 0
 

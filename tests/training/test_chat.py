@@ -26,7 +26,7 @@ from training_app.services import chat as services
 from training_app.services.chat import Manner
 from training_app.services.runs import TrainingError
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.django_db(transaction=True)]
 LONG = {"prompt": "What is the size of part 3?", "system": "", "temperature": "1.5", "max_tokens": "400"}
 
 
@@ -59,7 +59,7 @@ def answered(turn: ChatTurn, text: str = "It weighs 21 kg.") -> ChatTurn:
     return turn
 
 
-def until(what, seconds: float = 60):
+def until(what, seconds: float = 300):
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, "it never came"

@@ -100,7 +100,7 @@ def stop_after_steps(run, actor, steps):
     from django.db import connection
 
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while Metric.objects.filter(run=run, name="loss").count() < steps and time.monotonic() < deadline:
             time.sleep(0.05)
         services.stop_run(actor=actor, run=Run.objects.get(pk=run))
