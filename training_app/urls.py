@@ -18,6 +18,7 @@ from training_app.views import (
 )
 
 urlpatterns = [
+    path("", overview.home, name="home"),
     path("projects/<int:pk>/", overview.project, name="project"),
     path("ollama/", servers.ollama_list, name="ollama_list"),
     path("ollama/body", servers.ollama_list_body, name="ollama_list_body"),

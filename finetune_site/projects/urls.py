@@ -5,7 +5,6 @@ from finetune_site.projects import views
 from finetune_site.projects.forms import ChangePasswordForm, LoginForm
 
 urlpatterns = [
-    path("", views.home, name="home"),
     path(
         "login", auth.LoginView.as_view(authentication_form=LoginForm, redirect_authenticated_user=True), name="login"
     ),

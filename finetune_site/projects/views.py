@@ -17,13 +17,6 @@ from finetune_site.projects.forms import AddMemberForm, InviteForm, JoinForm, Pr
 from finetune_site.projects.models import Membership, Project, Role
 
 
-@require_GET
-def home(request: SignedInRequest) -> HttpResponse:
-    """The projects one is in."""
-    projects = Project.objects.visible_to(request.user).filter(is_desk=False).prefetch_related("memberships__user")
-    return render(request, "projects/home.html", {"projects": projects, "section": "projects"})
-
-
 @require_http_methods(["GET", "POST"])
 def project_create(request: SignedInRequest) -> HttpResponse:
     form = ProjectForm(request.POST or None)

@@ -1,27 +1,43 @@
-"""The project's first page."""
+"""The first pages: one's projects, and where each of them stands."""
 
-from django.db.models import Count, Q
+from typing import Any
+
+from django.db.models import Count, Q, QuerySet
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET
 
-from datasets_app.models import DatasetVersion, Document, Example, State
-from finetune_site.jobs.models import JobState
+from datasets_app.models import Example, State
+from finetune_site.jobs.models import Job, JobState
 from finetune_site.projects.access import SignedInRequest, get_project, role_of
-from finetune_site.projects.models import Role
-from training_app.models import Run
+from finetune_site.projects.models import Project, Role
+from training_app.journey import journey
+
+
+@require_GET
+def home(request: SignedInRequest) -> HttpResponse:
+    """The projects one is in, and what waits and works in each."""
+    mine = Project.objects.visible_to(request.user).filter(is_desk=False)
+    projects = Project.objects.filter(pk__in=mine.values("pk")).annotate(members=Count("memberships"))
+    context = {
+        "projects": projects,
+        "section": "projects",
+        "jobs": _jobs_by_project(mine),
+        "drafts": _drafts_by_project(mine),
+    }
+    return render(request, "training/home.html", context)
 
 
 @require_GET
 def project(request: SignedInRequest, pk: int) -> HttpResponse:
-    """The journey as a line with counts, what runs, what failed, and what comes next."""
+    """The journey as a line with counts, what waits for this person, what runs, what failed, and what comes next."""
     found = get_project(request.user, pk)
     jobs = found.jobs.select_related("owner", "project")
-    role = role_of(request.user, found)
+    role = role_of(request.user, found) or Role.VIEWER
     context = {
         "project": found,
         "section": "overview",
-        "stages": _stages(found.pk),
+        "journey": journey(found, request.user, role),
         "running": jobs.filter(state=JobState.RUNNING),
         "waiting": jobs.filter(state=JobState.QUEUED).count(),
         "failed": jobs.filter(state=JobState.FAILED)[:5],
@@ -31,17 +47,12 @@ def project(request: SignedInRequest, pk: int) -> HttpResponse:
     return render(request, "training/project.html", context)
 
 
-def _stages(project: int) -> dict[str, int]:
-    examples = Example.objects.filter(dataset__project=project).aggregate(
-        total=Count("pk"), drafts=Count("pk", Q(state=State.DRAFT)), approved=Count("pk", Q(state=State.APPROVED))
-    )
-    documents = Document.objects.filter(project=project)
-    runs = Run.objects.filter(project=project)
-    return {
-        "documents": documents.count(),
-        "parsed": documents.parsed().count(),
-        **examples,
-        "versions": DatasetVersion.objects.filter(dataset__project=project).sealed().count(),
-        "runs": runs.count(),
-        "done": runs.filter(job__state=JobState.SUCCEEDED).count(),
-    }
+def _jobs_by_project(projects: QuerySet[Project]) -> dict[int, Any]:
+    jobs = Job.objects.filter(project__in=projects.values("pk")).unfinished().order_by().values("project")
+    running = Count("pk", Q(state=JobState.RUNNING))
+    return {row["project"]: row for row in jobs.annotate(running=running, waiting=Count("pk") - running)}
+
+
+def _drafts_by_project(projects: QuerySet[Project]) -> dict[int, int]:
+    drafts = Example.objects.filter(dataset__project__in=projects.values("pk"), state=State.DRAFT).order_by()
+    return dict(drafts.values_list("dataset__project").annotate(Count("pk")))

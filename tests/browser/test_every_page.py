@@ -1,0 +1,66 @@
+"""Every page there is, in both themes and on a phone: axe-core finds nothing serious, nothing runs off the screen."""
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from django.contrib.auth.models import User
+from django.test import Client
+from django.urls import reverse
+
+from tests.browser.test_journey import problems  # noqa: F401
+from tests.site.test_access import ASKER, PUBLIC, TABLE, things  # noqa: F401
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+DESK, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
+SERIOUS = ("serious", "critical")
+RUNS_OVER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+def pages(page, site: str, things, person: str) -> list[str]:  # noqa: F811
+    """Where this person gets a page to look at, not a fragment or a file."""
+    found = []
+    for name, row in TABLE.items():
+        if row.method != "get" or row.least == PUBLIC or name == "live" or (row.least == ASKER) != (person == "viewer"):
+            continue
+        answer = page.request.get(site + reverse(name, kwargs=things[row.of]))
+        if answer.ok and "text/html" in answer.headers["content-type"] and "<html" in answer.text():
+            found.append(answer.url)
+    return found
+
+
+def faults(page, address: str) -> list[str]:
+    """What is wrong with one page: what axe-core finds in each theme, and what a phone would have to scroll to."""
+    page.set_viewport_size(DESK)
+    page.emulate_media(reduced_motion="reduce")  # a colour on its way from one theme to the other is neither's
+    page.goto(address)
+    found = []
+    for theme in ("light", "dark"):
+        page.evaluate("theme => document.documentElement.setAttribute('data-bs-theme', theme)", theme)
+        for fault in Axe().run(page).response["violations"]:
+            if fault["impact"] in SERIOUS:
+                places = [node["html"][:160] for node in fault["nodes"]]
+                found.append(f"{address} {theme}: {fault['id']}: {places[:3]}")
+    page.set_viewport_size(PHONE)
+    if over := page.evaluate(RUNS_OVER):
+        found.append(f"{address} is {over} pixels too wide for a phone")
+    return found
+
+
+@pytest.mark.parametrize("person", ["operator", "viewer"])
+def test_every_page_is_for_everybody(page, site, things, operator, person, problems):  # noqa: F811
+    page.context.add_cookies([{**session_of(User.objects.get(username=person)), "url": site}])
+    mine = pages(page, site, things, person)
+    assert len(mine) >= (40 if person == "operator" else 1)
+    wrong = [fault for address in mine for fault in faults(page, address)]
+    assert wrong == [], "\n".join(wrong)
+
+
+def test_what_is_seen_before_signing_in_is_for_everybody(page, site, things, problems):  # noqa: F811
+    public = [reverse(name, kwargs=things[row.of]) for name, row in TABLE.items() if row.least == PUBLIC]
+    wrong = [fault for path in public for fault in faults(page, site + path)]
+    assert wrong == [], "\n".join(wrong)
+
+
+def session_of(user: User) -> dict[str, str]:
+    client = Client()
+    client.force_login(user)
+    return {"name": "sessionid", "value": client.cookies["sessionid"].value}
