@@ -37,7 +37,7 @@ def browser_context_args(browser_context_args):
 
 @pytest.fixture
 def context(context):
-    context.set_default_timeout(PATIENCE)
+    context.set_default_timeout(180_000)
     return context
 
 

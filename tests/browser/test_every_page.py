@@ -2,6 +2,7 @@
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from django.contrib import admin
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
@@ -22,6 +23,7 @@ def pages(page, site: str, things, person: str) -> list[str]:  # noqa: F811
         if row.method != "get" or row.least == PUBLIC or name == "live" or (row.least == ASKER) != (person == "viewer"):
             continue
         answer = page.request.get(site + reverse(name, kwargs=things[row.of]))
+        assert answer.status < 500, answer.url
         if answer.ok and "text/html" in answer.headers["content-type"] and "<html" in answer.text():
             found.append(answer.url)
     return found
@@ -58,6 +60,16 @@ def test_what_is_seen_before_signing_in_is_for_everybody(page, site, things, pro
     public = [reverse(name, kwargs=things[row.of]) for name, row in TABLE.items() if row.least == PUBLIC]
     wrong = [fault for path in public for fault in faults(page, site + path)]
     assert wrong == [], "\n".join(wrong)
+
+
+def test_the_administration_keeps_to_the_policy(page, site, things, operator, problems):  # noqa: F811
+    page.context.add_cookies([{**session_of(operator), "url": site}])
+    for model in admin.site._registry:
+        name = f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist"
+        assert page.goto(site + reverse(name)).ok
+        if (change := page.locator("#result_list tbody th a").first).count():
+            change.click()
+            page.wait_for_load_state()
 
 
 def session_of(user: User) -> dict[str, str]:

@@ -23,9 +23,10 @@ def log_in(page, site, name):
 
 @pytest.fixture
 def problems(page):
-    """What the browser complained about; a page that throws fails the test at its end."""
+    """What the browser complained about; a page that throws, or does what its policy forbids, fails the test."""
     found = []
     page.on("pageerror", lambda error: found.append(str(error)))
+    page.on("console", lambda told: "Content Security Policy" in told.text and found.append(told.text))
     yield found
     assert found == []
 
