@@ -19,6 +19,7 @@ from training_app.views import (
 
 urlpatterns = [
     path("", overview.home, name="home"),
+    path("search", overview.search, name="search"),
     path("projects/<int:pk>/", overview.project, name="project"),
     path("ollama/", servers.ollama_list, name="ollama_list"),
     path("ollama/body", servers.ollama_list_body, name="ollama_list_body"),

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, User
+from django.contrib.postgres.indexes import GinIndex
+from django.contrib.postgres.search import SearchVector
 from django.db import models
 from django.urls import reverse
 from django.utils import timezone
@@ -95,6 +97,7 @@ class Chunk(models.Model):
     class Meta:
         ordering = ["index"]
         constraints = [models.UniqueConstraint(fields=["document", "index"], name="one_chunk_per_index")]
+        indexes = [GinIndex(SearchVector("text", config="simple"), name="chunk_words")]
 
     def __str__(self) -> str:
         return f"passage {self.index + 1} of {self.document_id}"

@@ -4,6 +4,8 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, User
+from django.contrib.postgres.indexes import GinIndex
+from django.contrib.postgres.search import SearchVector
 from django.db import models
 from django.urls import reverse
 from django.utils import timezone
@@ -149,6 +151,7 @@ class ExampleText(models.Model):
 
     class Meta:
         ordering = ["number"]
+        indexes = [GinIndex(SearchVector("search", config="simple"), name="example_words")]
         constraints = [
             models.UniqueConstraint(fields=["example", "number"], name="one_text_per_number"),
             models.CheckConstraint(

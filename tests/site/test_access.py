@@ -40,6 +40,7 @@ TABLE: dict[str, Row] = {
     "join": Row(PUBLIC, of="token"),
     "logout": Row(SIGNED_IN, "post"),
     "home": Row(SIGNED_IN),
+    "search": Row(SIGNED_IN),
     "password_change": Row(SIGNED_IN),
     "project_create": Row(SIGNED_IN),
     "project_edit": Row(OWNER, of="project"),

@@ -1,4 +1,4 @@
-"""The first pages: one's projects, and where each of them stands."""
+"""The first pages: one's projects, where each of them stands, and what is found by its words."""
 
 from typing import Any
 
@@ -11,6 +11,8 @@ from datasets_app.models import Example, State
 from finetune_site.jobs.models import Job, JobState
 from finetune_site.projects.access import SignedInRequest, get_project, role_of
 from finetune_site.projects.models import Project, Role
+from training_app.finding import search as find
+from training_app.finding import words_of
 from training_app.journey import journey
 
 
@@ -45,6 +47,15 @@ def project(request: SignedInRequest, pk: int) -> HttpResponse:
         "is_owner": role == Role.OWNER,
     }
     return render(request, "training/project.html", context)
+
+
+@require_GET
+def search(request: SignedInRequest) -> HttpResponse:
+    """Everything one may see that has all the words asked for."""
+    asked = request.GET.get("q", "").strip()
+    words = words_of(asked)
+    groups = find(request.user, words) if words else []
+    return render(request, "training/search.html", {"asked": asked, "words": words, "groups": groups})
 
 
 def _jobs_by_project(projects: QuerySet[Project]) -> dict[int, Any]:
