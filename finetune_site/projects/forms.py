@@ -51,6 +51,22 @@ class ProjectForm(StyledMixin, forms.ModelForm):
         }
 
 
+class TrailForm(StyledMixin, forms.Form):
+    """The filter of a project's trail."""
+
+    words = forms.CharField(required=False, label="Words", max_length=100)
+    person = forms.ModelChoiceField(User.objects.none(), required=False, label="Who", empty_label="anybody")
+    since = forms.DateField(required=False, label="From", widget=forms.DateInput(attrs={"type": "date"}))
+    until = forms.DateField(required=False, label="To", widget=forms.DateInput(attrs={"type": "date"}))
+
+    def __init__(self, project: Project, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        actors = project.audit_entries.order_by().values("actor").distinct()
+        people = self.fields["person"]
+        assert isinstance(people, forms.ModelChoiceField)
+        people.queryset = User.objects.filter(pk__in=actors).order_by("username")
+
+
 class InviteForm(StyledMixin, forms.Form):
     email = forms.EmailField(
         label="E-mail or user's e-mail",

@@ -1,11 +1,13 @@
 """Projects, who is in them with which role, and the trail of what was done."""
 
-from datetime import datetime
+from datetime import date, datetime
+from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, User
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
+from django.db.models.functions import Cast
 from django.urls import reverse
 from django.utils import timezone
 
@@ -98,6 +100,24 @@ class Invitation(models.Model):
         return self.accepted_at is None and self.expires_at > (now or timezone.now())
 
 
+class AuditQuerySet(models.QuerySet["AuditEntry"]):
+    def matching(
+        self, *, words: str = "", person: User | None = None, since: date | None = None, until: date | None = None
+    ) -> "AuditQuerySet":
+        """Those that a filter lets through, both days included; an empty part asks for nothing."""
+        found = self
+        for word in words.split():
+            texts = {"was": Cast("before", models.TextField()), "became": Cast("after", models.TextField())}
+            said = models.Q(verb__icontains=word) | models.Q(subject__icontains=word)
+            said |= models.Q(was__icontains=word) | models.Q(became__icontains=word)
+            found = found.alias(**texts).filter(said)
+        if person:
+            found = found.filter(actor=person)
+        if since:
+            found = found.filter(at__date__gte=since)
+        return found.filter(at__date__lte=until) if until else found
+
+
 class AuditEntry(models.Model):
     """One act that changed something: who, what, when, before, after. Never edited."""
 
@@ -109,9 +129,22 @@ class AuditEntry(models.Model):
     after = models.JSONField(null=True, encoder=DjangoJSONEncoder)
     at = models.DateTimeField(default=timezone.now)
 
+    objects = AuditQuerySet.as_manager()
+
     class Meta:
         ordering = ["-at", "-pk"]
         verbose_name_plural = "audit entries"
+        indexes = [models.Index(fields=["project", "-at", "-id"], name="audit_order")]
 
     def __str__(self) -> str:
         return f"{self.actor or 'the site'} {self.verb} {self.subject}"
+
+    @property
+    def changes(self) -> list[tuple[str, Any, Any]]:
+        """What differs, field by field: its name, before, after. A value without fields has no name."""
+        before, after = self.before, self.after
+        if not isinstance(before or {}, dict) or not isinstance(after or {}, dict):
+            return [("", before, after)]
+        before, after = before or {}, after or {}
+        names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+        return [(name, before.get(name), after.get(name)) for name in names]

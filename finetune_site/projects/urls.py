@@ -1,5 +1,5 @@
 from django.contrib.auth import views as auth
-from django.urls import path, reverse_lazy
+from django.urls import path, re_path, reverse_lazy
 
 from finetune_site.projects import views
 from finetune_site.projects.forms import ChangePasswordForm, LoginForm
@@ -28,4 +28,5 @@ urlpatterns = [
     path("projects/<int:pk>/members/<int:member>/role", views.member_role, name="member_role"),
     path("projects/<int:pk>/members/<int:member>/remove", views.member_remove, name="member_remove"),
     path("projects/<int:pk>/trail/", views.audit_list, name="audit_list"),
+    re_path(r"^projects/(?P<pk>\d+)/trail\.(?P<format>csv|jsonl)$", views.audit_export, name="audit_export"),
 ]

@@ -6,15 +6,15 @@ from django.contrib import messages
 from django.contrib.auth import login
 from django.contrib.auth.decorators import login_not_required
 from django.core.paginator import Paginator
-from django.http import HttpResponse
+from django.http import FileResponse, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from finetune_site.projects import services
+from finetune_site.projects import services, trail
 from finetune_site.projects.access import SignedInRequest, get_project, role_of
-from finetune_site.projects.forms import AddMemberForm, InviteForm, JoinForm, ProjectForm, RoleForm
-from finetune_site.projects.models import Membership, Project, Role
+from finetune_site.projects.forms import AddMemberForm, InviteForm, JoinForm, ProjectForm, RoleForm, TrailForm
+from finetune_site.projects.models import AuditQuerySet, Membership, Project, Role
 
 
 @require_http_methods(["GET", "POST"])
@@ -100,10 +100,26 @@ def member_remove(request: SignedInRequest, pk: int, member: int) -> HttpRespons
 
 @require_GET
 def audit_list(request: SignedInRequest, pk: int) -> HttpResponse:
+    """The trail, newest first, as far as the filter lets it through."""
     project = get_project(request.user, pk)
+    form = TrailForm(project, request.GET)
+    page = Paginator(_trail(project, form), 50).get_page(request.GET.get("page"))
+    context = {"project": project, "page": page, "form": form, "section": "audit", "formats": trail.FORMATS}
+    return render(request, "projects/audit_list.html", context)
+
+
+@require_GET
+def audit_export(request: SignedInRequest, pk: int, format: str) -> FileResponse:
+    """The same entries as a file, oldest first."""
+    project = get_project(request.user, pk)
+    entries = _trail(project, TrailForm(project, request.GET)).order_by("at", "pk")
+    content = trail.written(entries, format)
+    return FileResponse(content, as_attachment=True, filename=f"trail-of-project-{pk}.{format}")
+
+
+def _trail(project: Project, form: TrailForm) -> AuditQuerySet:
     entries = project.audit_entries.select_related("actor")
-    page = Paginator(entries, 50).get_page(request.GET.get("page"))
-    return render(request, "projects/audit_list.html", {"project": project, "page": page, "section": "audit"})
+    return entries.matching(**form.cleaned_data) if form.is_valid() else entries.none()
 
 
 @login_not_required
