@@ -10,6 +10,7 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 from psycopg.conninfo import conninfo_to_dict
+from pythonjsonlogger.core import RESERVED_ATTRS
 
 from finetune_site.lib import postgres
 
@@ -25,6 +26,14 @@ def _number(name: str, default: int) -> int:
     if value and not value.isdecimal():
         raise ImproperlyConfigured(f"{name} must be a whole number, not {value!r}.")
     return int(value) if value else default
+
+
+def _choice(name: str, default: str, known: set[str]) -> str:
+    value = os.environ.get(name, "").strip() or default
+    found = next((word for word in known if word.lower() == value.lower()), None)
+    if found is None:
+        raise ImproperlyConfigured(f"{name} must be one of {', '.join(sorted(known))}, not {value!r}.")
+    return found
 
 
 def _list(name: str, default: str) -> list[str]:
@@ -64,11 +73,13 @@ CSRF_TRUSTED_ORIGINS = _list("FINETUNE_ORIGINS", "")
 # Behind TLS: cookies are sent over it alone, plain requests are redirected, and browsers remember it for a year.
 HTTPS = _flag("FINETUNE_HTTPS", False)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
-# Label Studio may reach us within a private network, where nobody ends TLS.
-SECURE_REDIRECT_EXEMPT = [r"^label-studio/hooks/"]
+# Label Studio, probes and scrapers may reach us within a private network, where nobody ends TLS.
+SECURE_REDIRECT_EXEMPT = [r"^label-studio/hooks/", r"^health/", r"^metrics$"]
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
-if _flag("FINETUNE_BEHIND_PROXY", False):
+# A proxy that the operator trusts says whether people came over TLS, and may give requests their ids.
+BEHIND_PROXY = _flag("FINETUNE_BEHIND_PROXY", False)
+if BEHIND_PROXY:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
 INSTALLED_APPS = [
@@ -93,6 +104,7 @@ INSTALLED_APPS = [
     "template_partials",
 ]
 MIDDLEWARE = [
+    "finetune_site.operations.middleware.request_context",
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -256,12 +268,40 @@ CHAT_BESIDE_TRAINING = _flag("FINETUNE_CHAT_BESIDE_TRAINING", False)
 # Conversations that nobody saved are forgotten after so many days.
 CHAT_DAYS = _number("FINETUNE_CHAT_DAYS", 30)
 
+# What a Prometheus sends as `Authorization: Bearer …`; empty: only operators see the figures.
+METRICS_TOKEN = os.environ.get("FINETUNE_METRICS_TOKEN", "").strip()
+if METRICS_TOKEN and len(METRICS_TOKEN) < 16:
+    raise ImproperlyConfigured(
+        "FINETUNE_METRICS_TOKEN must have at least 16 letters: make one with `openssl rand -hex 24`."
+    )
+
+LOG_FORMAT = _choice("FINETUNE_LOG_FORMAT", "text", {"text", "json"})
+LOG_LEVEL = _choice("FINETUNE_LOG_LEVEL", "INFO", {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"})
+# A line for each request is for machines that gather lines; in a terminal it would bury the others.
+_requests = {"finetune_site.requests": {"level": LOG_LEVEL if LOG_FORMAT == "json" else "WARNING"}}
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"plain": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
-    "root": {"handlers": ["console"], "level": os.environ.get("FINETUNE_LOG_LEVEL", "INFO")},
+    "filters": {
+        "context": {"()": "finetune_site.lib.logs.Context"},
+        "refusals": {"()": "finetune_site.lib.logs.Refusals"},
+    },
+    "formatters": {
+        "text": {"format": "{asctime} {levelname} {name} {message}{context}", "style": "{"},
+        "json": {
+            "()": "pythonjsonlogger.json.JsonFormatter",
+            "fmt": "{asctime}{levelname}{name}{message}",
+            "style": "{",
+            "rename_fields": {"asctime": "at", "levelname": "level", "name": "logger", "exc_info": "traceback"},
+            # `request` would print its query; the bound facts are fields of their own.
+            "reserved_attrs": [*RESERVED_ATTRS, "request", "context"],
+            "json_ensure_ascii": False,
+        },
+    },
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["context", "refusals"]}
+    },
+    "root": {"handlers": ["console"], "level": LOG_LEVEL},
     # httpx tells every address it asks.
-    "loggers": {"django-q": {"level": "WARNING"}, "httpx": {"level": "WARNING"}},
+    "loggers": {"django-q": {"level": "WARNING"}, "httpx": {"level": "WARNING"}, **_requests},
 }
