@@ -1,4 +1,4 @@
-"""Health and figures for machines, and the page of an error of ours. Only operators learn more than “ready”."""
+"""Health and figures for machines, the operators' page of the system, and the page of an error of ours."""
 
 import secrets
 
@@ -6,6 +6,7 @@ from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -13,7 +14,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from finetune_site.lib.logs import facts
 from finetune_site.operations.health import readiness
+from finetune_site.operations.inspection import inspect
 from finetune_site.operations.metrics import exposition
+from finetune_site.projects.access import SignedInRequest
 
 
 @login_not_required
@@ -50,9 +53,27 @@ def metrics(request: HttpRequest) -> HttpResponse:
     return HttpResponse(exposition(), content_type=CONTENT_TYPE_LATEST)
 
 
+@require_safe
+def system(request: SignedInRequest) -> HttpResponse:
+    """How the whole site does: every line is fine or says what to do. For operators."""
+    _require_operator(request)
+    return render(request, "operations/system.html", {"section": "system", "sections": inspect()})
+
+
+@require_safe
+def system_body(request: SignedInRequest) -> HttpResponse:
+    _require_operator(request)
+    return render(request, "operations/system.html#body", {"sections": inspect()})
+
+
 def server_error(request: HttpRequest) -> HttpResponse:
     """The page of an error of ours, with the id under which the log tells what it was."""
     return HttpResponse(render_to_string("500.html", {"reference": facts().get("request_id", "")}), status=500)
+
+
+def _require_operator(request: SignedInRequest) -> None:
+    if not request.user.is_superuser:
+        raise PermissionDenied("Only operators see how the site does.")
 
 
 def _is_scraper(request: HttpRequest) -> bool:

@@ -179,6 +179,8 @@ TABLE: dict[str, Row] = {
     "health_live": Row(PUBLIC),
     "health_ready": Row(PUBLIC),
     "metrics": Row(SCRAPER),
+    "system": Row(OPERATOR),
+    "system_body": Row(OPERATOR),
 }
 
 
