@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from django.conf import settings
+from django.core.checks import ERROR, run_checks
 from django.db import connection
 from django.db.models import Count, Min
 from django.db.models.functions import Now
@@ -23,6 +24,7 @@ from django_q.models import OrmQ, Schedule
 from datasets_app.models import LabelStudioServer
 from finetune_site.jobs.machines import SILENT_SECONDS
 from finetune_site.jobs.models import Job, JobState, Machine
+from finetune_site.operations.checks import TAG
 from finetune_site.operations.health import readiness
 from finetune_site.operations.metrics import waiting_and_running
 from finetune_site.projects.templatetags.ui import duration
@@ -82,6 +84,8 @@ def _ground() -> Iterator[Line]:
         yield Line("Connections", "fine", text)
     yield _clock("Clock of this machine", timezone.now().timestamp() - clock)
     yield _disk("Free space", shutil.disk_usage(settings.DATA_DIR)._asdict())
+    for found in run_checks(tags=[TAG]):
+        yield Line("Settings", "broken" if found.level >= ERROR else "look", f"{found.msg} {found.hint}")
 
 
 def _ready_text(name: str) -> str:
