@@ -263,12 +263,19 @@ Q_CLUSTER = {"name": "default", **_cluster, "ALT_CLUSTERS": {"gpu": {**_cluster,
 
 # How often decisions are brought back from Label Studio where no webhook tells of them.
 LABEL_STUDIO_MINUTES = _number("FINETUNE_LABEL_STUDIO_MINUTES", 5, least=1)
+# Where backups are written by themselves, how often, and how many are kept; empty: none is.
+BACKUP_DIR = os.environ.get("FINETUNE_BACKUP_DIR", "").strip()
+if BACKUP_DIR and not Path(BACKUP_DIR).is_absolute():
+    raise ImproperlyConfigured(f"FINETUNE_BACKUP_DIR must be a whole path that begins with /, not {BACKUP_DIR!r}.")
+BACKUP_HOURS = _number("FINETUNE_BACKUP_HOURS", 24, least=1)
+BACKUP_KEEP = _number("FINETUNE_BACKUP_KEEP", 7, least=1)
 # Short tasks that come by themselves: name, function and minutes between.
 JOB_SCHEDULES = {
     "reconcile": ("finetune_site.jobs.dispatch.reconcile", 1),
     "label studio": ("datasets_app.services.labelstudio.sync_all", LABEL_STUDIO_MINUTES),
     "chats": ("training_app.services.chat.forget_old", 24 * 60),
     "questions": ("training_app.services.chat.call_for_waiting", 1),
+    "backup": ("finetune_site.operations.schedules.back_up_when_due", 60),
 }
 
 # The engines: how many threads a training process takes, and how long a chat model stays in memory unused.

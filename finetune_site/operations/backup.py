@@ -51,6 +51,12 @@ def take(path: Path, *, has_models: bool = True, say: Say = lambda _: None) -> M
     return manifest
 
 
+def kept() -> list[Path]:
+    """The archives in the operator's folder, newest first."""
+    found = Path(settings.BACKUP_DIR).glob("finetune-site-*.tar") if settings.BACKUP_DIR else ()
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
 def tables() -> dict[str, list[str]]:
     """Every table of the site's own models that is backed up, with its columns."""
     models = apps.get_models(include_auto_created=True)

@@ -20,6 +20,7 @@ def _check_folders() -> Iterator[CheckMessage]:
         text = f"FINETUNE_DATA_DIR {settings.DATA_DIR} cannot be written."
         yield Error(text, hint="Give it to the account that runs the site.", id="operations.E001")
     named = {
+        "FINETUNE_BACKUP_DIR": settings.BACKUP_DIR,
         "FINETUNE_LLAMA_CPP_DIR": settings.LLAMA_CPP_DIR,
         "FINETUNE_LM_EVAL_TASKS": settings.LM_EVAL_TASKS,
         "FINETUNE_OLLAMA_MODELS": settings.OLLAMA_MODELS,

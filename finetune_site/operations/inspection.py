@@ -7,7 +7,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -24,6 +24,7 @@ from django_q.models import OrmQ, Schedule
 from datasets_app.models import LabelStudioServer
 from finetune_site.jobs.machines import SILENT_SECONDS
 from finetune_site.jobs.models import Job, JobState, Machine
+from finetune_site.operations.backup import kept
 from finetune_site.operations.checks import TAG
 from finetune_site.operations.health import readiness
 from finetune_site.operations.metrics import waiting_and_running
@@ -62,6 +63,7 @@ def inspect() -> list[Section]:
         Section("Work", list(_work())),
         Section("Machines", list(_machines())),
         Section("Connections", list(_connections())),
+        Section("Backups", [_backup()]),
         Section("Kept for how long", list(_retention())),
         Section("Versions", list(_versions())),
     ]
@@ -177,6 +179,19 @@ def _connections() -> Iterator[Line]:
         else:
             is_working = server.state == LabelStudioServer.State.WORKING
             yield Line(f"Label Studio {server}", "fine" if is_working else "", server.get_state_display())
+
+
+def _backup() -> Line:
+    if not settings.BACKUP_DIR:
+        return Line("Newest", "look", "None is made by itself. Set FINETUNE_BACKUP_DIR, or run manage.py backup.")
+    archives = kept()
+    if not archives:
+        return Line("Newest", "look", f"{settings.BACKUP_DIR} holds none yet.")
+    made = datetime.fromtimestamp(archives[0].stat().st_mtime, tz=UTC)
+    text = f"{archives[0].name}, {timesince(made)} old, {filesizeformat(archives[0].stat().st_size)}"
+    if timezone.now() - made > timedelta(hours=2 * settings.BACKUP_HOURS):
+        return Line("Newest", "broken", f"{text}. Look at the job “Back up” in the list of jobs.")
+    return Line("Newest", "fine", text)
 
 
 def _retention() -> Iterator[Line]:

@@ -25,10 +25,13 @@ from finetune_site.jobs.models import Job, JobState
 from finetune_site.lib.files import sha256_of
 from finetune_site.operations import restoring
 from finetune_site.operations.archive import verify
+from finetune_site.operations.backup import kept
+from finetune_site.operations.inspection import inspect
+from finetune_site.operations.schedules import back_up_when_due
 from finetune_site.projects.models import Project
 from finetune_site.projects.services import create_project, delete_project
 from tests.conftest import ROOT
-from tests.factories import claim
+from tests.factories import claim, run_job
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -261,3 +264,34 @@ def test_a_backup_never_writes_over_another(archive):
     said = io.StringIO()
     call_command("backup", str(archive), "--verify", stdout=said)
     assert "whole" in said.getvalue()
+
+
+def test_backups_come_by_themselves_and_the_oldest_go(data, operator, project, settings, tmp_path):
+    assert back_up_when_due() is None  # no folder, no backup
+    assert "FINETUNE_BACKUP_DIR" in system_line().text
+    settings.BACKUP_DIR, settings.BACKUP_KEEP = str(tmp_path / "kept"), 2
+    (tmp_path / "kept").mkdir()
+    assert system_line().state == "look"
+    for day in ("20200101", "20200102"):
+        old = tmp_path / "kept" / f"finetune-site-{day}-000000.tar"
+        old.write_bytes(b"old")
+        os.utime(old, (1, 1))
+    assert system_line().state == "broken"
+    job = back_up_when_due()
+    assert job is not None and back_up_when_due() is None  # one at a time
+    assert run_job(job).state == JobState.SUCCEEDED
+    newest, older = kept()
+    assert older.name == "finetune-site-20200102-000000.tar"
+    assert verify(newest).tables["projects_project"].rows == 2  # and the operators' desk
+    assert back_up_when_due() is None and system_line().state == "fine"
+
+
+def test_a_backup_without_its_folder_says_so(data, operator, settings, tmp_path):
+    settings.BACKUP_DIR = str(tmp_path / "nowhere")
+    ended = run_job(back_up_when_due())
+    assert ended.state == JobState.FAILED and "Make it first" in ended.error_text
+
+
+def system_line():
+    [section] = [section for section in inspect() if section.title == "Backups"]
+    return section.lines[0]

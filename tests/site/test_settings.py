@@ -44,6 +44,9 @@ BAD = [
     ("FINETUNE_SLOTS_GPU", "1.5", "must be a whole number"),
     ("FINETUNE_ROLE_PRIORITIES", "boss=1", "must look like operator=2,owner=1"),
     ("FINETUNE_RAY_ADDRESS", "ray://head", "must be host:port or auto"),
+    ("FINETUNE_BACKUP_DIR", "backups", "begins with /"),
+    ("FINETUNE_BACKUP_HOURS", "0", "must be at least 1"),
+    ("FINETUNE_BACKUP_KEEP", "0", "must be at least 1"),
     ("FINETUNE_MODEL_FOLDERS", "models:/srv/models", "begin with /"),
 ]
 
