@@ -4,28 +4,46 @@ A value that cannot work is refused here, at start, with a sentence.
 """
 
 import os
+import re
 import secrets
 import shutil
 from pathlib import Path
+from zoneinfo import available_timezones
 
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
+from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
+from pythonjsonlogger.core import RESERVED_ATTRS
 
 from finetune_site.lib import postgres
 
 BASE_DIR = Path(__file__).resolve().parent.parent
+_YES, _NO = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 
 def _flag(name: str, default: bool) -> bool:
-    return os.environ.get(name, str(default)).strip().lower() in {"1", "true", "yes", "on"}
+    value = os.environ.get(name, "").strip().lower()
+    if value and value not in {*_YES, *_NO}:
+        raise ImproperlyConfigured(f"{name} must be on or off, not {value!r}.")
+    return value in _YES if value else default
 
 
-def _number(name: str, default: int) -> int:
+def _number(name: str, default: int, least: int = 0) -> int:
     value = os.environ.get(name, "")
     if value and not value.isdecimal():
         raise ImproperlyConfigured(f"{name} must be a whole number, not {value!r}.")
+    if value and int(value) < least:
+        raise ImproperlyConfigured(f"{name} must be at least {least}, not {value}.")
     return int(value) if value else default
+
+
+def _choice(name: str, default: str, known: set[str]) -> str:
+    value = os.environ.get(name, "").strip() or default
+    found = next((word for word in known if word.lower() == value.lower()), None)
+    if found is None:
+        raise ImproperlyConfigured(f"{name} must be one of {', '.join(sorted(known))}, not {value!r}.")
+    return found
 
 
 def _list(name: str, default: str) -> list[str]:
@@ -45,6 +63,8 @@ def _priorities(name: str) -> dict[str, int]:
 def _secret_key() -> str:
     """The key from the environment, else one made at the first start and kept readable by its owner alone."""
     if key := os.environ.get("FINETUNE_SECRET_KEY"):
+        if len(key) < 32:
+            raise ImproperlyConfigured("FINETUNE_SECRET_KEY must have at least 32 letters: `openssl rand -base64 50`.")
         return key
     path = DATA_DIR / "secret_key"
     try:
@@ -57,19 +77,28 @@ def _secret_key() -> str:
 
 
 DATA_DIR = Path(os.environ.get("FINETUNE_DATA_DIR", BASE_DIR / "var")).resolve()
-DATA_DIR.mkdir(parents=True, exist_ok=True)
+try:
+    DATA_DIR.mkdir(parents=True, exist_ok=True)
+except OSError as error:
+    raise ImproperlyConfigured(f"FINETUNE_DATA_DIR {DATA_DIR} cannot be made: {error.strerror}.") from error
 DEBUG = _flag("FINETUNE_DEBUG", False)
 SECRET_KEY = _secret_key()
 ALLOWED_HOSTS = _list("FINETUNE_HOSTS", "localhost,127.0.0.1,[::1]")
+if not ALLOWED_HOSTS or any("/" in host for host in ALLOWED_HOSTS):
+    raise ImproperlyConfigured("FINETUNE_HOSTS must name hosts without https:// and paths: portal.example.org.")
 CSRF_TRUSTED_ORIGINS = _list("FINETUNE_ORIGINS", "")
+if not all(origin.startswith(("https://", "http://")) for origin in CSRF_TRUSTED_ORIGINS):
+    raise ImproperlyConfigured("FINETUNE_ORIGINS must begin with https:// (or http://): https://portal.example.org.")
 # Behind TLS: cookies are sent over it alone, plain requests are redirected, and browsers remember it for a year.
 HTTPS = _flag("FINETUNE_HTTPS", False)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
-# Label Studio may reach us within a private network, where nobody ends TLS.
-SECURE_REDIRECT_EXEMPT = [r"^label-studio/hooks/"]
+# Label Studio, probes and scrapers may reach us within a private network, where nobody ends TLS.
+SECURE_REDIRECT_EXEMPT = [r"^label-studio/hooks/", r"^health/", r"^metrics$"]
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
-if _flag("FINETUNE_BEHIND_PROXY", False):
+# A proxy that the operator trusts says whether people came over TLS, and may give requests their ids.
+BEHIND_PROXY = _flag("FINETUNE_BEHIND_PROXY", False)
+if BEHIND_PROXY:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 # Nothing runs in a page but our own files: a text that slipped through as HTML would still do nothing.
 CONTENT_SECURITY_POLICY = {
@@ -106,6 +135,7 @@ INSTALLED_APPS = [
     "template_partials",
 ]
 MIDDLEWARE = [
+    "finetune_site.operations.middleware.request_context",
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
@@ -140,7 +170,13 @@ TEMPLATES = [
 DATABASE_URL = os.environ.get("DATABASE_URL") or postgres.dsn(DATA_DIR)
 if not DATABASE_URL.startswith(("postgres://", "postgresql://")):
     raise ImproperlyConfigured("DATABASE_URL must begin with postgresql:// (the portal runs on Postgres alone).")
-_conninfo = conninfo_to_dict(DATABASE_URL)
+try:
+    _conninfo = conninfo_to_dict(DATABASE_URL)
+except ProgrammingError:
+    # Without the cause: it would print the address with its password.
+    raise ImproperlyConfigured(
+        "DATABASE_URL cannot be read. Write postgresql://user:password@host/name, with %40 for an @ in the password."
+    ) from None
 _database_options = {
     key: value for key, value in _conninfo.items() if key not in {"dbname", "user", "password", "host", "port"}
 }
@@ -173,6 +209,8 @@ LOGOUT_REDIRECT_URL = "login"
 
 LANGUAGE_CODE = "en-gb"
 TIME_ZONE = os.environ.get("FINETUNE_TIME_ZONE", "UTC")
+if TIME_ZONE not in available_timezones():
+    raise ImproperlyConfigured(f"FINETUNE_TIME_ZONE must be one such as Europe/Berlin or UTC, not {TIME_ZONE!r}.")
 USE_TZ = True
 STATIC_URL = "static/"
 STATIC_ROOT = DATA_DIR / "static"
@@ -186,22 +224,27 @@ if DEBUG:
     STORAGES["staticfiles"]["BACKEND"] = "django.contrib.staticfiles.storage.StaticFilesStorage"
 
 # Uploads: 2 MiB pieces stay in memory, and a request never holds more than one.
-UPLOAD_MAX_BYTES = _number("FINETUNE_UPLOAD_MAX_MB", 300) * 1024 * 1024
-UPLOAD_MAX_FILES = _number("FINETUNE_UPLOAD_MAX_FILES", 200)
+UPLOAD_MAX_BYTES = _number("FINETUNE_UPLOAD_MAX_MB", 300, least=1) * 1024 * 1024
+UPLOAD_MAX_FILES = _number("FINETUNE_UPLOAD_MAX_FILES", 200, least=1)
 DATA_UPLOAD_MAX_MEMORY_SIZE = 5 * 1024 * 1024
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 5000
 
 # Parsing happens in a process of its own under these limits.
-PARSE_MEMORY_BYTES = _number("FINETUNE_PARSE_MEMORY_MB", 6144) * 1024 * 1024
-PARSE_CPU_SECONDS = _number("FINETUNE_PARSE_CPU_SECONDS", 900)
-PARSE_WALL_SECONDS = _number("FINETUNE_PARSE_WALL_SECONDS", 1800)
-PARSE_OUTPUT_BYTES = _number("FINETUNE_PARSE_OUTPUT_MB", 500) * 1024 * 1024
+PARSE_MEMORY_BYTES = _number("FINETUNE_PARSE_MEMORY_MB", 6144, least=512) * 1024 * 1024
+PARSE_CPU_SECONDS = _number("FINETUNE_PARSE_CPU_SECONDS", 900, least=1)
+PARSE_WALL_SECONDS = _number("FINETUNE_PARSE_WALL_SECONDS", 1800, least=1)
+PARSE_OUTPUT_BYTES = _number("FINETUNE_PARSE_OUTPUT_MB", 500, least=1) * 1024 * 1024
 
 # Jobs: a runner renews its lease at every heartbeat.
 # A runner cut off from Postgres stops itself after JOB_CUTOFF_SECONDS, before another machine may take its job over.
 JOB_LEASE_SECONDS = _number("FINETUNE_JOB_LEASE_SECONDS", 30)
-JOB_HEARTBEAT_SECONDS = _number("FINETUNE_JOB_HEARTBEAT_SECONDS", 5)
+JOB_HEARTBEAT_SECONDS = _number("FINETUNE_JOB_HEARTBEAT_SECONDS", 5, least=1)
 JOB_CUTOFF_SECONDS = _number("FINETUNE_JOB_CUTOFF_SECONDS", 300)
+if not JOB_HEARTBEAT_SECONDS < JOB_LEASE_SECONDS <= JOB_CUTOFF_SECONDS:
+    raise ImproperlyConfigured(
+        "FINETUNE_JOB_HEARTBEAT_SECONDS must be less than FINETUNE_JOB_LEASE_SECONDS, and that at most "
+        "FINETUNE_JOB_CUTOFF_SECONDS: else a living runner loses its job."
+    )
 # The devices that trainings and evaluations take turns on, one a slot: 0,1,2,3. Empty: one slot, whatever is there.
 GPU_DEVICES = [name.strip() for name in os.environ.get("FINETUNE_GPU_DEVICES", "").split(",") if name.strip()]
 # Whose jobs come first: operator=2,owner=1. Roles left out count 0; equals take turns, whatever is written here.
@@ -233,19 +276,28 @@ _cluster = {
 Q_CLUSTER = {"name": "default", **_cluster, "ALT_CLUSTERS": {"gpu": {**_cluster, "workers": 1}}}
 
 # How often decisions are brought back from Label Studio where no webhook tells of them.
-LABEL_STUDIO_MINUTES = _number("FINETUNE_LABEL_STUDIO_MINUTES", 5)
+LABEL_STUDIO_MINUTES = _number("FINETUNE_LABEL_STUDIO_MINUTES", 5, least=1)
+# Where backups are written by themselves, how often, and how many are kept; empty: none is.
+BACKUP_DIR = os.environ.get("FINETUNE_BACKUP_DIR", "").strip()
+if BACKUP_DIR and not Path(BACKUP_DIR).is_absolute():
+    raise ImproperlyConfigured(f"FINETUNE_BACKUP_DIR must be a whole path that begins with /, not {BACKUP_DIR!r}.")
+BACKUP_HOURS = _number("FINETUNE_BACKUP_HOURS", 24, least=1)
+BACKUP_KEEP = _number("FINETUNE_BACKUP_KEEP", 7, least=1)
 # Short tasks that come by themselves: name, function and minutes between.
 JOB_SCHEDULES = {
     "reconcile": ("finetune_site.jobs.dispatch.reconcile", 1),
     "label studio": ("datasets_app.services.labelstudio.sync_all", LABEL_STUDIO_MINUTES),
     "chats": ("training_app.services.chat.forget_old", 24 * 60),
     "questions": ("training_app.services.chat.call_for_waiting", 1),
+    "backup": ("finetune_site.operations.schedules.back_up_when_due", 60),
 }
 
 # The engines: how many threads a training process takes, and how long a chat model stays in memory unused.
 ENGINE_THREADS = _number("FINETUNE_ENGINE_THREADS", 0)
 # The head of a Ray cluster that runs may be computed on, host:port; `auto`: the one this machine belongs to.
 RAY_ADDRESS = os.environ.get("FINETUNE_RAY_ADDRESS", "").strip()
+if RAY_ADDRESS and RAY_ADDRESS != "auto" and not re.fullmatch(r"[^/\s]+:\d+", RAY_ADDRESS):
+    raise ImproperlyConfigured(f"FINETUNE_RAY_ADDRESS must be host:port or auto, not {RAY_ADDRESS!r}.")
 # Task files of lm-eval that people may choose beside the known ones. They may hold code: the operator's alone.
 LM_EVAL_TASKS = os.environ.get("FINETUNE_LM_EVAL_TASKS", "").strip()
 # A llama.cpp tree of the operator's: its converter instead of the package's, and its quantiser for K-quants.
@@ -258,24 +310,54 @@ QUANTISERS = [
 CAN_QUANTISE = bool(shutil.which("llama-quantize")) or any(path.exists() for path in QUANTISERS)
 # Folders below which operators may register base models.
 MODEL_FOLDERS = [part for part in os.environ.get("FINETUNE_MODEL_FOLDERS", "").split(":") if part]
+if any(not Path(folder).is_absolute() for folder in MODEL_FOLDERS):
+    raise ImproperlyConfigured("FINETUNE_MODEL_FOLDERS must hold whole paths that begin with /, separated by `:`.")
 # The folder in which an Ollama of this machine keeps `manifests` and `blobs`: its files can then be read back.
 OLLAMA_MODELS = os.environ.get("FINETUNE_OLLAMA_MODELS", "").strip()
 # Checkpoints of runs that ended well are deleted after so many days; 0: people clean up themselves.
 CHECKPOINT_DAYS = _number("FINETUNE_CHECKPOINT_DAYS", 0)
 CHAT_IDLE_SECONDS = _number("FINETUNE_CHAT_IDLE_SECONDS", 300)
 # How many models the chat process of a device keeps in memory; a run's chat takes two, the tuned one and its base.
-CHAT_MODELS = _number("FINETUNE_CHAT_MODELS", 4)
+CHAT_MODELS = _number("FINETUNE_CHAT_MODELS", 4, least=1)
 # Whether chats may use a device while something trains there; else trainings come first.
 CHAT_BESIDE_TRAINING = _flag("FINETUNE_CHAT_BESIDE_TRAINING", False)
 # Conversations that nobody saved are forgotten after so many days.
 CHAT_DAYS = _number("FINETUNE_CHAT_DAYS", 30)
 
+# What a Prometheus sends as `Authorization: Bearer …`; empty: only operators see the figures.
+METRICS_TOKEN = os.environ.get("FINETUNE_METRICS_TOKEN", "").strip()
+if METRICS_TOKEN and len(METRICS_TOKEN) < 16:
+    raise ImproperlyConfigured(
+        "FINETUNE_METRICS_TOKEN must have at least 16 letters: make one with `openssl rand -hex 24`."
+    )
+
+LOG_FORMAT = _choice("FINETUNE_LOG_FORMAT", "text", {"text", "json"})
+LOG_LEVEL = _choice("FINETUNE_LOG_LEVEL", "INFO", {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"})
+# A line for each request is for machines that gather lines; in a terminal it would bury the others.
+_requests = {"finetune_site.requests": {"level": LOG_LEVEL if LOG_FORMAT == "json" else "WARNING"}}
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"plain": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
-    "root": {"handlers": ["console"], "level": os.environ.get("FINETUNE_LOG_LEVEL", "INFO")},
+    "filters": {
+        "context": {"()": "finetune_site.lib.logs.Context"},
+        "refusals": {"()": "finetune_site.lib.logs.Refusals"},
+    },
+    "formatters": {
+        "text": {"format": "{asctime} {levelname} {name} {message}{context}", "style": "{"},
+        "json": {
+            "()": "pythonjsonlogger.json.JsonFormatter",
+            "fmt": "{asctime}{levelname}{name}{message}",
+            "style": "{",
+            "rename_fields": {"asctime": "at", "levelname": "level", "name": "logger", "exc_info": "traceback"},
+            # `request` would print its query; the bound facts are fields of their own.
+            "reserved_attrs": [*RESERVED_ATTRS, "request", "context"],
+            "json_ensure_ascii": False,
+        },
+    },
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["context", "refusals"]}
+    },
+    "root": {"handlers": ["console"], "level": LOG_LEVEL},
     # httpx tells every address it asks.
-    "loggers": {"django-q": {"level": "WARNING"}, "httpx": {"level": "WARNING"}},
+    "loggers": {"django-q": {"level": "WARNING"}, "httpx": {"level": "WARNING"}, **_requests},
 }

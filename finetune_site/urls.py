@@ -9,4 +9,6 @@ urlpatterns = [
     path("", include("finetune_site.jobs.urls")),
     path("", include("datasets_app.urls")),
     path("", include("training_app.urls")),
+    path("", include("finetune_site.operations.urls")),
 ]
+handler500 = "finetune_site.operations.views.server_error"

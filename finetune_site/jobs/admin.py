@@ -5,9 +5,11 @@ from collections.abc import Callable
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 
 from finetune_site.jobs import services
-from finetune_site.jobs.models import Job
+from finetune_site.jobs.machines import SILENT_SECONDS
+from finetune_site.jobs.models import Job, JobState, Machine
 
 
 @admin.register(Job)
@@ -46,3 +48,26 @@ class JobAdmin(admin.ModelAdmin):
                 messages.success(request, f"{job}: done.")
             except services.JobError as error:
                 messages.warning(request, f"{job}: {error}")
+
+
+@admin.register(Machine)
+class MachineAdmin(admin.ModelAdmin):
+    """One that is gone for good may be deleted here; one that lives tells of itself again within seconds."""
+
+    list_display = ["host", "is_alive", "seen_at", "does"]
+    search_fields = ["host"]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Machine | None = None) -> bool:
+        return False
+
+    @admin.display(description="alive", boolean=True)
+    def is_alive(self, machine: Machine) -> bool:
+        return (timezone.now() - machine.seen_at).total_seconds() < SILENT_SECONDS
+
+    @admin.display(description="does now")
+    def does(self, machine: Machine) -> str:
+        running = Job.objects.filter(state=JobState.RUNNING, host=machine.host).order_by("pk")
+        return ", ".join(f"{job} ({job.queue})" for job in running) or "nothing"

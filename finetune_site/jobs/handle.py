@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,7 +55,10 @@ class Handle:
         self._contact = time.monotonic()
         self._progress_at = 0.0
         self._total: int | None = None
-        self._thread = threading.Thread(target=self._heartbeat, daemon=True, name="heartbeat")
+        # In our context, so that its log lines name the job too.
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._heartbeat,), daemon=True, name="heartbeat"
+        )
 
     def __enter__(self) -> "Handle":
         self._thread.start()

@@ -1,11 +1,13 @@
 """The machines that work for the site: each tells what it has and how busy it is; a page shows what runs where."""
 
+import shutil
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
+from django.db import connection
 from django.utils import timezone
 
 from finetune_site.jobs.models import Job, JobState, Machine
@@ -36,8 +38,22 @@ class Report:
 
 def report() -> None:
     """Write down what this machine has now."""
-    facts = {**read_devices(), "slots": settings.JOB_SLOTS["gpu"], "devices": settings.GPU_DEVICES}
+    disk = shutil.disk_usage(settings.DATA_DIR)
+    facts = {
+        **read_devices(),
+        "slots": settings.JOB_SLOTS["gpu"],
+        "devices": settings.GPU_DEVICES,
+        "disk": {"free": disk.free, "total": disk.total},
+        "clock_off": _clock_off(),
+    }
     Machine.objects.update_or_create(host=HOST, defaults={"facts": facts, "seen_at": timezone.now()})
+
+
+def _clock_off() -> float:
+    """Seconds by which this machine's clock is ahead of Postgres's."""
+    with connection.cursor() as cursor:
+        cursor.execute("select extract(epoch from clock_timestamp())::float8")
+        return timezone.now().timestamp() - float(cursor.fetchone()[0])
 
 
 def most_memory() -> int:

@@ -86,6 +86,7 @@ class Job(models.Model):
         indexes = [
             models.Index(fields=["queue", "state", "id"], name="job_queue_state"),
             models.Index(fields=["project", "-id"], name="job_project"),
+            models.Index(fields=["finished_at"], name="job_finished_at"),  # the figures of the last hour
         ]
         constraints = [
             models.CheckConstraint(condition=models.Q(state__in=JobState.values), name="known_job_state"),

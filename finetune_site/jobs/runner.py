@@ -22,6 +22,7 @@ from finetune_site.jobs.handle import EngineFailed, Handle, JobCancelled, JobInp
 from finetune_site.jobs.kinds import get_kind
 from finetune_site.jobs.models import Job, JobState
 from finetune_site.jobs.services import wake
+from finetune_site.lib.logs import bound
 from finetune_site.lib.process import start_time
 
 logger = logging.getLogger(__name__)
@@ -61,11 +62,12 @@ class Runner:
 
     def do(self, job: Job) -> None:
         """One attempt at a job, from claim to its last write."""
-        logger.info("job %s %s attempt %s starts", job.pk, job.kind, job.attempt)
-        devices = devices_of(self.queue_name, self._held())
-        with Handle(job, must_leave=self._leaving.is_set, devices=devices) as handle:
-            end = _attempt(handle)
-        self._write_end(end, job)
+        with bound(job=job.pk, attempt=job.attempt):
+            logger.info("job %s %s attempt %s starts", job.pk, job.kind, job.attempt)
+            devices = devices_of(self.queue_name, self._held())
+            with Handle(job, must_leave=self._leaving.is_set, devices=devices) as handle:
+                end = _attempt(handle)
+            self._write_end(end, job)
         self._let_go()
         wake(self.queue_name)
 

@@ -23,7 +23,8 @@ PEOPLE = ("anonymous", "stranger", "viewer", "reviewer", "trainer", "owner", "op
 @dataclass(frozen=True)
 class Row:
     """`least`: a role, or "anybody", "signed in", "operator", "asker" (who typed it: the viewer here),
-    "asker who is a trainer", "nobody" (a program that knows a secret)."""
+    "asker who is a trainer", "nobody" (a program that knows a secret), "scraper"
+    (operators, or a program that knows a secret)."""
 
     least: str
     method: str = "get"
@@ -31,7 +32,7 @@ class Row:
 
 
 FILE = {"file": "adapter.zip", "bytes": 7, "sha256": "0" * 64, "problem": ""}
-PUBLIC, SIGNED_IN, OPERATOR, NOBODY = "anybody", "signed in", "operator", "nobody"
+PUBLIC, SIGNED_IN, OPERATOR, NOBODY, SCRAPER = "anybody", "signed in", "operator", "nobody", "scraper"
 ASKER, ASKER_TRAINS = "asker", "asker who is a trainer"
 VIEWER, REVIEWER, TRAINER, OWNER = Role.VIEWER, Role.REVIEWER, Role.TRAINER, Role.OWNER
 
@@ -177,6 +178,11 @@ TABLE: dict[str, Row] = {
     "chat_turn_card": Row(ASKER, of="turn"),
     "chat_turn_stop": Row(ASKER, "post", of="turn"),
     "answer_keep": Row(ASKER_TRAINS, of="answer"),
+    "health_live": Row(PUBLIC),
+    "health_ready": Row(PUBLIC),
+    "metrics": Row(SCRAPER),
+    "system": Row(OPERATOR),
+    "system_body": Row(OPERATOR),
 }
 
 
@@ -312,6 +318,8 @@ def expected(row: Row, person: str) -> str:
         return "pass"
     if row.least == NOBODY:
         return "refused"
+    if row.least == SCRAPER:
+        return {"anonymous": "hidden", "operator": "pass"}.get(person, "refused")
     if person == "anonymous":
         return "login"
     if row.least in (ASKER, ASKER_TRAINS):

@@ -32,6 +32,9 @@ _STATE_LOOK = {
     "contradicted": ("red", "alert-triangle"),
     "again": ("yellow", "refresh"),
     "quantised": ("orange", "alert-triangle"),
+    "fine": ("green", "check"),
+    "look": ("orange", "alert-triangle"),
+    "broken": ("red", "alert-triangle"),
 }
 
 

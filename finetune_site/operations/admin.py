@@ -1,0 +1,48 @@
+"""Accounts for operators: found, disabled and enabled; never deleted, as the trail names them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.auth.admin import UserAdmin
+from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from finetune_site.operations import services
+
+admin.site.unregister(User)
+
+
+@admin.register(User)
+class AccountAdmin(UserAdmin):
+    list_display = ["username", "email", "is_active", "is_superuser", "last_login", "date_joined"]
+    list_filter = ["is_active", "is_superuser", "last_login"]
+    search_fields = ["username", "email"]
+    actions = ["disable", "enable"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        # Disabling also ends sessions and is written down: it is an action, not a tick.
+        return [*super().get_readonly_fields(request, obj), "is_active", "last_login", "date_joined"]
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    @admin.action(description="Disable: cannot log in, sessions end", permissions=["change"])
+    def disable(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        self._each(request, queryset, services.disable_user)
+
+    @admin.action(description="Enable again", permissions=["change"])
+    def enable(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        self._each(request, queryset, services.enable_user)
+
+    def _each(self, request: HttpRequest, queryset: QuerySet[User], act: Callable[..., None]) -> None:
+        if not request.user.is_superuser:
+            raise PermissionDenied("Only operators disable and enable accounts.")
+        for user in queryset:
+            try:
+                act(actor=request.user, user=user)
+                messages.success(request, f"{user}: done.")
+            except services.AccountError as error:
+                messages.warning(request, f"{user}: {error}")
