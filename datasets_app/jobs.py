@@ -34,6 +34,7 @@ from datasets_app.pulling import pull
 from datasets_app.sending import Paused, is_ours, send, tell_decided
 from datasets_app.services import intake, sealing
 from datasets_app.services import labelstudio as services
+from datasets_app.services.datasets import one_alone
 from finetune_site.jobs.handle import EngineFailed, Handle, JobInputError
 from finetune_site.jobs.kinds import job_kind
 from finetune_site.lib.channel import write_json
@@ -126,10 +127,12 @@ def import_examples(handle: Handle) -> None:
 @job_kind("datasets.seal", title="Seal version", max_attempts=3)
 def seal(handle: Handle) -> None:
     """Write the approved examples to Parquet, then the version's row: from then on neither changes."""
-    version = DatasetVersion.objects.select_related("dataset").get(job=handle.job)
+    version = DatasetVersion.objects.select_related("dataset__project", "created_by").get(job=handle.job)
     if version.is_sealed:
         return
     sealed = sealing.write_file(version)
+    if told := one_alone(version.dataset, version.created_by):  # approved since sealing was asked for
+        raise JobInputError(told)
     handle.check()
     handle.write(lambda: sealing.keep(version, sealed, timezone.now()))
 

@@ -41,6 +41,10 @@ class ExampleQuerySet(models.QuerySet["Example"]):
     def visible_to(self, user: User | AnonymousUser) -> "ExampleQuerySet":
         return self.filter(dataset__project__in=Project.objects.visible_to(user))
 
+    def by_one_alone(self, person: User) -> "ExampleQuerySet":
+        """Approved ones that `person` made, whose present text they wrote, and that they approved themselves."""
+        return self.filter(state=State.APPROVED, author=person, text__author=person, decided_by=person)
+
     def chosen_by(self, *, state: str = "", document: str = "", origin: str = "", text: str = "") -> "ExampleQuerySet":
         """The filter of the review page; an empty value does not filter."""
         found = self

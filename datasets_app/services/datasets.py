@@ -97,6 +97,17 @@ def import_examples(*, actor: User, dataset: Dataset, name: str, format: str, bl
     return batch
 
 
+def one_alone(dataset: Dataset, sealer: User) -> str:
+    """Why `sealer` may not seal, where the project asks for two people; empty when they may."""
+    if not dataset.project.needs_two or not (count := dataset.examples.by_one_alone(sealer).count()):
+        return ""
+    which = "1 of its examples was" if count == 1 else f"{count} of its examples were"
+    return (
+        f"{which} made and approved by you alone, and this project asks for two people. Let somebody else judge them, "
+        "or seal the version."
+    )
+
+
 @transaction.atomic
 def seal_version(
     *, actor: User, dataset: Dataset, validation_share: float = 0.1, recall_share: float = 1.0, note: str = ""
@@ -107,6 +118,8 @@ def seal_version(
         raise DatasetError("The dataset has no approved example. Approve some in review, then seal.")
     if dataset.versions.filter(sealed_at=None, job__state__in=("queued", "running")).exists():
         raise DatasetError("A version of this dataset is being sealed already.")
+    if told := one_alone(dataset, actor):
+        raise DatasetError(told)
     number = (dataset.versions.aggregate(last=Max("number"))["last"] or 0) + 1
     version = DatasetVersion.objects.create(
         dataset=dataset,

@@ -43,11 +43,13 @@ class ChangePasswordForm(StyledMixin, PasswordChangeForm):
 class ProjectForm(StyledMixin, forms.ModelForm):
     class Meta:
         model = Project
-        fields = ["name", "description"]
+        fields = ["name", "description", "needs_two"]
         widgets = {"description": forms.Textarea(attrs={"rows": 3})}
         help_texts = {
             "name": "For example the product or the department whose documents it holds.",
             "description": "What the model should become good at, in a sentence or two.",
+            "needs_two": "No example is sealed that one person alone made, approved and sealed, and whoever trained a "
+            "model does not publish it. This holds for owners and operators too.",
         }
 
 

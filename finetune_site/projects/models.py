@@ -42,6 +42,7 @@ class ProjectQuerySet(models.QuerySet["Project"]):
 class Project(models.Model):
     name = models.CharField(max_length=120)
     description = models.TextField(blank=True)
+    needs_two = models.BooleanField("two people", default=False)
     is_desk = models.BooleanField(default=False, editable=False, help_text="Where the operators' own jobs belong")
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)

@@ -30,9 +30,9 @@ def audit(
 
 
 @transaction.atomic
-def create_project(*, actor: User, name: str, description: str = "") -> Project:
+def create_project(*, actor: User, name: str, description: str = "", needs_two: bool = False) -> Project:
     """Make a project whose creator owns it."""
-    project = Project.objects.create(name=name, description=description, created_by=actor)
+    project = Project.objects.create(name=name, description=description, needs_two=needs_two, created_by=actor)
     Membership.objects.create(project=project, user=actor, role=Role.OWNER)
     audit(project, actor, "created", project)
     return project
@@ -45,11 +45,14 @@ def operators_desk(*, actor: User) -> Project:
 
 
 @transaction.atomic
-def edit_project(*, actor: User, project: Project, name: str, description: str) -> None:
-    before = {"name": project.name, "description": project.description}
+def edit_project(*, actor: User, project: Project, name: str, description: str, needs_two: bool | None = None) -> None:
+    """Change what is said of a project, and (None: as it is) whether two people are needed to seal and publish."""
+    before = {"name": project.name, "description": project.description, "two people": project.needs_two}
     project.name, project.description = name, description
-    project.save(update_fields=["name", "description"])
-    audit(project, actor, "edited", project, before=before, after={"name": name, "description": description})
+    project.needs_two = project.needs_two if needs_two is None else needs_two
+    project.save(update_fields=["name", "description", "needs_two"])
+    after = {"name": name, "description": description, "two people": project.needs_two}
+    audit(project, actor, "edited", project, before=before, after=after)
 
 
 @transaction.atomic

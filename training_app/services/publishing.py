@@ -97,6 +97,7 @@ def start_publication(
         raise TrainingError("Ollama takes GGUF files only. Choose one of those formats.")
     if told := refusal(run, format):
         raise TrainingError(told)
+    require_another(run, actor)
     check_server(server)
     if not NAME.fullmatch(name):
         raise TrainingError("The name may hold small letters, digits, - and _, and begins with a letter or a digit.")
@@ -126,6 +127,15 @@ def check_server(server: ModelServer) -> None:
         raise TrainingError(f"Models may not be published to {server}. An operator can allow it in the administration.")
 
 
+def require_another(run: Run, publisher: User) -> None:
+    """Raise `TrainingError` where the project asks for two people and `publisher` planned or started the run."""
+    trainers = {run.created_by, run.job.owner if run.job else run.created_by}
+    if run.project.needs_two and publisher in trainers:
+        raise TrainingError(
+            "You trained this model, and this project asks for two people: somebody else has to publish it."
+        )
+
+
 def take_turn(model: PublishedModel, job: Job) -> bool:
     """Whether it is this job's turn to move the names of a model; the others wait until it has ended."""
     locked = PublishedModel.objects.select_for_update().get(pk=model.pk)
@@ -151,6 +161,7 @@ def override_gate(*, actor: User, publication: Publication, reason: str) -> None
     """Promote a version that the gate holds, for a reason that is kept."""
     if not reason.strip():
         raise TrainingError("Say why it is published although the gate holds it.")
+    require_another(publication.run, actor)
     check_server(publication.model.server)
     moved = Publication.objects.filter(pk=publication.pk, outcome=Outcome.HELD).update(
         override_by=actor, override_reason=reason.strip(), outcome=Outcome.WORKING
