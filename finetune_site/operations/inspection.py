@@ -28,6 +28,7 @@ from finetune_site.operations.backup import kept
 from finetune_site.operations.checks import TAG
 from finetune_site.operations.health import readiness
 from finetune_site.operations.metrics import waiting_and_running
+from finetune_site.operations.schedules import TASK_DAYS
 from finetune_site.projects.templatetags.ui import duration
 from training_app.services import servers
 
@@ -198,6 +199,9 @@ def _retention() -> Iterator[Line]:
     days = settings.CHECKPOINT_DAYS
     yield Line("Checkpoints", "", f"of runs that ended well go after {days} days" if days else "people clean up")
     yield Line("Conversations", "", f"that nobody saved go after {settings.CHAT_DAYS} days")
+    days = settings.JOB_LOG_DAYS
+    yield Line("Lines of ended jobs", "", f"go after {days} days" if days else "stay")
+    yield Line("Sessions, failed tasks", "", f"when they expire; after {TASK_DAYS} days")
     yield Line("Files of deleted projects", "", "go with manage.py purge")
 
 
