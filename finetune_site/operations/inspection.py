@@ -53,8 +53,10 @@ class Section:
     lines: list[Line]
 
     @property
-    def broken(self) -> int:
-        return sum(line.state in ("look", "broken") for line in self.lines)
+    def worst(self) -> str:
+        """The state to show above all lines: empty when nothing is to be done."""
+        states = {line.state for line in self.lines}
+        return next((state for state in ("broken", "look") if state in states), "")
 
 
 def inspect() -> list[Section]:
@@ -119,7 +121,8 @@ def _disk(name: str, disk: dict[str, int]) -> Line:
 def _work() -> Iterator[Line]:
     reconcile = Schedule.objects.filter(name="reconcile").first()
     if reconcile is None or reconcile.next_run < timezone.now() - LATE:
-        yield Line("Task cluster", "broken", "No cluster takes tasks. Start manage.py cluster default.")
+        text = "No cluster takes tasks. Start manage.py cluster default; one that just started needs half a minute."
+        yield Line("Task cluster", "broken", text)
     else:
         yield Line("Task cluster", "fine", "takes its tasks on time")
     late = OrmQ.objects.filter(lock__lt=Now() - timedelta(minutes=1)).order_by()
