@@ -281,6 +281,8 @@ LABEL_STUDIO_MINUTES = _number("FINETUNE_LABEL_STUDIO_MINUTES", 5, least=1)
 BACKUP_DIR = os.environ.get("FINETUNE_BACKUP_DIR", "").strip()
 if BACKUP_DIR and not Path(BACKUP_DIR).is_absolute():
     raise ImproperlyConfigured(f"FINETUNE_BACKUP_DIR must be a whole path that begins with /, not {BACKUP_DIR!r}.")
+# Lines and progress of jobs that ended are forgotten after so many days; 0: never.
+JOB_LOG_DAYS = _number("FINETUNE_JOB_LOG_DAYS", 0)
 BACKUP_HOURS = _number("FINETUNE_BACKUP_HOURS", 24, least=1)
 BACKUP_KEEP = _number("FINETUNE_BACKUP_KEEP", 7, least=1)
 # Short tasks that come by themselves: name, function and minutes between.
@@ -289,6 +291,7 @@ JOB_SCHEDULES = {
     "label studio": ("datasets_app.services.labelstudio.sync_all", LABEL_STUDIO_MINUTES),
     "chats": ("training_app.services.chat.forget_old", 24 * 60),
     "questions": ("training_app.services.chat.call_for_waiting", 1),
+    "forget": ("finetune_site.operations.schedules.forget_old", 24 * 60),
     "backup": ("finetune_site.operations.schedules.back_up_when_due", 60),
 }
 

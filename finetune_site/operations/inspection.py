@@ -28,6 +28,7 @@ from finetune_site.operations.backup import kept
 from finetune_site.operations.checks import TAG
 from finetune_site.operations.health import readiness
 from finetune_site.operations.metrics import waiting_and_running
+from finetune_site.operations.schedules import TASK_DAYS
 from finetune_site.projects.templatetags.ui import duration
 from training_app.services import servers
 
@@ -52,8 +53,10 @@ class Section:
     lines: list[Line]
 
     @property
-    def broken(self) -> int:
-        return sum(line.state in ("look", "broken") for line in self.lines)
+    def worst(self) -> str:
+        """The state to show above all lines: empty when nothing is to be done."""
+        states = {line.state for line in self.lines}
+        return next((state for state in ("broken", "look") if state in states), "")
 
 
 def inspect() -> list[Section]:
@@ -118,7 +121,8 @@ def _disk(name: str, disk: dict[str, int]) -> Line:
 def _work() -> Iterator[Line]:
     reconcile = Schedule.objects.filter(name="reconcile").first()
     if reconcile is None or reconcile.next_run < timezone.now() - LATE:
-        yield Line("Task cluster", "broken", "No cluster takes tasks. Start manage.py cluster default.")
+        text = "No cluster takes tasks. Start manage.py cluster default; one that just started needs half a minute."
+        yield Line("Task cluster", "broken", text)
     else:
         yield Line("Task cluster", "fine", "takes its tasks on time")
     late = OrmQ.objects.filter(lock__lt=Now() - timedelta(minutes=1)).order_by()
@@ -198,6 +202,9 @@ def _retention() -> Iterator[Line]:
     days = settings.CHECKPOINT_DAYS
     yield Line("Checkpoints", "", f"of runs that ended well go after {days} days" if days else "people clean up")
     yield Line("Conversations", "", f"that nobody saved go after {settings.CHAT_DAYS} days")
+    days = settings.JOB_LOG_DAYS
+    yield Line("Lines of ended jobs", "", f"go after {days} days" if days else "stay")
+    yield Line("Sessions, failed tasks", "", f"when they expire; after {TASK_DAYS} days")
     yield Line("Files of deleted projects", "", "go with manage.py purge")
 
 

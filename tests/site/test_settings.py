@@ -45,6 +45,7 @@ BAD = [
     ("FINETUNE_ROLE_PRIORITIES", "boss=1", "must look like operator=2,owner=1"),
     ("FINETUNE_RAY_ADDRESS", "ray://head", "must be host:port or auto"),
     ("FINETUNE_BACKUP_DIR", "backups", "begins with /"),
+    ("FINETUNE_JOB_LOG_DAYS", "some", "must be a whole number"),
     ("FINETUNE_BACKUP_HOURS", "0", "must be at least 1"),
     ("FINETUNE_BACKUP_KEEP", "0", "must be at least 1"),
     ("FINETUNE_MODEL_FOLDERS", "models:/srv/models", "begin with /"),

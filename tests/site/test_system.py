@@ -3,16 +3,18 @@
 from datetime import timedelta
 
 import pytest
+from django.contrib.sessions.models import Session
 from django.urls import reverse
 from django.utils import timezone
-from django_q.models import Schedule
+from django_q.models import Schedule, Task
 
 from datasets_app.models import LabelStudioServer, ModelServer
 from finetune_site.jobs import machines
 from finetune_site.jobs import services as jobs
 from finetune_site.jobs.dispatch import keep_schedules
-from finetune_site.jobs.models import Job, Machine
+from finetune_site.jobs.models import Job, JobEvent, Machine
 from finetune_site.operations.inspection import inspect
+from finetune_site.operations.schedules import forget_old
 from training_app.models import OllamaState
 
 pytestmark = pytest.mark.django_db
@@ -72,3 +74,26 @@ def test_connections_tell_their_last_problem():
     LabelStudioServer.objects.create(name="L", url="http://127.0.0.1:9", state="failing", problem="Wrong token.")
     assert (line("Ollama S").state, line("Ollama S").text) == ("broken", "It does not answer.")
     assert (line("Label Studio L").state, line("Label Studio L").text) == ("broken", "Wrong token.")
+
+
+def test_what_is_old_is_forgotten_and_the_rest_stays(project, owner, settings, client_of):
+    client_of(owner).get(reverse("home"))
+    long_ago = timezone.now() - timedelta(days=100)
+    ended, waiting = (
+        jobs.enqueue(project=project, owner=owner, kind="datasets.seal", label=label) for label in ("ended", "waiting")
+    )
+    for job in (ended, waiting):
+        for kind in ("log", "progress", "warning"):
+            JobEvent.objects.create(job=job, kind=kind, at=long_ago)
+    JobEvent.objects.create(job=ended, kind="log")
+    Job.objects.filter(pk=ended.pk).update(state="succeeded", finished_at=long_ago)
+    Session.objects.create(session_key="old", session_data="", expire_date=long_ago)
+    for key, when in (("old", long_ago), ("new", timezone.now())):
+        Task.objects.create(id=key, name=key, func="f", started=when, stopped=when, success=False)
+
+    assert forget_old() == 2  # the session and the task; of jobs nothing without a rule
+    settings.JOB_LOG_DAYS = 30
+    assert forget_old() == 2
+    assert sorted(ended.events.exclude(kind="state").values_list("kind", flat=True)) == ["log", "warning"]
+    assert waiting.events.exclude(kind="state").count() == 3
+    assert Session.objects.count() == 1 and Task.objects.get().pk == "new"
