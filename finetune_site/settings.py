@@ -225,6 +225,7 @@ JOB_SCHEDULES = {
     "reconcile": ("finetune_site.jobs.dispatch.reconcile", 1),
     "label studio": ("datasets_app.services.labelstudio.sync_all", LABEL_STUDIO_MINUTES),
     "chats": ("training_app.services.chat.forget_old", 24 * 60),
+    "kept answers": ("finetune_site.api.services.forget_answers", 60),
     "questions": ("training_app.services.chat.call_for_waiting", 1),
 }
 

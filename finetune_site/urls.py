@@ -9,4 +9,5 @@ urlpatterns = [
     path("", include("finetune_site.jobs.urls")),
     path("", include("datasets_app.urls")),
     path("", include("training_app.urls")),
+    path("", include("finetune_site.api.urls")),
 ]

@@ -23,7 +23,7 @@ PEOPLE = ("anonymous", "stranger", "viewer", "reviewer", "trainer", "owner", "op
 @dataclass(frozen=True)
 class Row:
     """`least`: a role, or "anybody", "signed in", "operator", "asker" (who typed it: the viewer here),
-    "asker who is a trainer", "nobody" (a program that knows a secret)."""
+    "asker who is a trainer", "nobody" (a program that knows a secret), "nowhere" (nothing is there)."""
 
     least: str
     method: str = "get"
@@ -31,7 +31,7 @@ class Row:
 
 
 FILE = {"file": "adapter.zip", "bytes": 7, "sha256": "0" * 64, "problem": ""}
-PUBLIC, SIGNED_IN, OPERATOR, NOBODY = "anybody", "signed in", "operator", "nobody"
+PUBLIC, SIGNED_IN, OPERATOR, NOBODY, NOWHERE = "anybody", "signed in", "operator", "nobody", "nowhere"
 ASKER, ASKER_TRAINS = "asker", "asker who is a trainer"
 VIEWER, REVIEWER, TRAINER, OWNER = Role.VIEWER, Role.REVIEWER, Role.TRAINER, Role.OWNER
 
@@ -175,13 +175,18 @@ TABLE: dict[str, Row] = {
     "chat_turn_card": Row(ASKER, of="turn"),
     "chat_turn_stop": Row(ASKER, "post", of="turn"),
     "answer_keep": Row(ASKER_TRAINS, of="answer"),
+    "token_list": Row(SIGNED_IN),
+    "token_revoke": Row(ASKER, "post", of="api token"),
+    "api_docs": Row(SIGNED_IN),
+    "openapi": Row(PUBLIC),
+    "api_nowhere": Row(NOWHERE, of="rest"),
 }
 
 
 def patterns(resolver=None):
     for entry in (resolver or get_resolver()).url_patterns:
         if isinstance(entry, URLResolver):
-            if entry.namespace != "admin":
+            if entry.namespace not in ("admin", "api"):  # operations: test_api_access.py
                 yield from patterns(entry)
         elif isinstance(entry, URLPattern):
             yield entry
@@ -210,6 +215,7 @@ def things(project, owner, settings, bundled):
         ModelServer,
     )
     from datasets_app.services import datasets, examples
+    from finetune_site.api.services import make_token
     from finetune_site.lib.sealing import seal
     from training_app.models import (
         Benchmark,
@@ -277,6 +283,7 @@ def things(project, owner, settings, bundled):
     conversation = Conversation.objects.create(project=project, run=run, user=asker)
     turn = ChatTurn.objects.create(conversation=conversation, prompt="Q?")
     answer = ChatAnswer.objects.create(turn=turn, side="base", text="A.", state="done")
+    api_token, _ = make_token(actor=asker, name="T", scopes=["write"])
     export = Export.objects.create(run=run, format="adapter", created_by=owner, result=FILE)
     export.folder.mkdir(parents=True, exist_ok=True)
     export.path.write_bytes(b"weights")
@@ -288,11 +295,12 @@ def things(project, owner, settings, bundled):
         "conversation": conversation, "answer": answer,
         "sweep": sweep, "evaluation row": row, "judgement": judgement, "benchmark": benchmark,
         "conflict": conflict, "import": entry, "export": export, "published model": published,
-        "publication": publication, "ollama": server, "base": bundled,
+        "publication": publication, "ollama": server, "base": bundled, "api token": api_token,
     }  # fmt: skip
     return {
         "": {},
         "token": {"token": token},
+        "rest": {"rest": "v1/nothing"},
         "membership": {"pk": project.pk, "member": membership.pk},
         "in project": {"project": project.pk},
         "file": {"pk": version.pk, "format": "jsonl"},
@@ -309,6 +317,8 @@ def expected(row: Row, person: str) -> str:
         return "pass"
     if row.least == NOBODY:
         return "refused"
+    if row.least == NOWHERE:
+        return "hidden"
     if person == "anonymous":
         return "login"
     if row.least in (ASKER, ASKER_TRAINS):
