@@ -49,6 +49,7 @@ def dataset_list(request: SignedInRequest, project: int) -> HttpResponse:
         drafts=Count("examples", Q(examples__state=State.DRAFT), distinct=True),
         sealed=Count("versions", Q(versions__sealed_at__isnull=False), distinct=True),
     )
+    datasets = datasets.order_by("-created_at", "-pk")  # the model's own order is dropped where rows are counted
     may = has_role(request.user, of, Role.TRAINER)
     has_label_studio = LabelStudioLink.objects.filter(dataset__project=of).exists()
     context = {"project": of, "section": "datasets", "datasets": datasets, "may_create": may}

@@ -23,8 +23,8 @@ PEOPLE = ("anonymous", "stranger", "viewer", "reviewer", "trainer", "owner", "op
 @dataclass(frozen=True)
 class Row:
     """`least`: a role, or "anybody", "signed in", "operator", "asker" (who typed it: the viewer here),
-    "asker who is a trainer", "nobody" (a program that knows a secret), "scraper"
-    (operators, or a program that knows a secret)."""
+    "asker who is a trainer", "nobody" (a program that knows a secret), "scraper" (operators, or such a program),
+    "nowhere" (nothing is there)."""
 
     least: str
     method: str = "get"
@@ -32,7 +32,8 @@ class Row:
 
 
 FILE = {"file": "adapter.zip", "bytes": 7, "sha256": "0" * 64, "problem": ""}
-PUBLIC, SIGNED_IN, OPERATOR, NOBODY, SCRAPER = "anybody", "signed in", "operator", "nobody", "scraper"
+PUBLIC, SIGNED_IN, OPERATOR = "anybody", "signed in", "operator"
+NOBODY, SCRAPER, NOWHERE = "nobody", "scraper", "nowhere"
 ASKER, ASKER_TRAINS = "asker", "asker who is a trainer"
 VIEWER, REVIEWER, TRAINER, OWNER = Role.VIEWER, Role.REVIEWER, Role.TRAINER, Role.OWNER
 
@@ -183,13 +184,18 @@ TABLE: dict[str, Row] = {
     "metrics": Row(SCRAPER),
     "system": Row(OPERATOR),
     "system_body": Row(OPERATOR),
+    "token_list": Row(SIGNED_IN),
+    "token_revoke": Row(ASKER, "post", of="api token"),
+    "api_docs": Row(SIGNED_IN),
+    "openapi": Row(PUBLIC),
+    "api_nowhere": Row(NOWHERE, of="rest"),
 }
 
 
 def patterns(resolver=None):
     for entry in (resolver or get_resolver()).url_patterns:
         if isinstance(entry, URLResolver):
-            if entry.namespace != "admin":
+            if entry.namespace not in ("admin", "api"):  # operations: test_api_access.py
                 yield from patterns(entry)
         elif isinstance(entry, URLPattern):
             yield entry
@@ -218,6 +224,7 @@ def things(project, owner, settings, bundled):
         ModelServer,
     )
     from datasets_app.services import datasets, examples
+    from finetune_site.api.services import make_token
     from finetune_site.lib.sealing import seal
     from training_app.models import (
         Benchmark,
@@ -285,6 +292,7 @@ def things(project, owner, settings, bundled):
     conversation = Conversation.objects.create(project=project, run=run, user=asker)
     turn = ChatTurn.objects.create(conversation=conversation, prompt="Q?")
     answer = ChatAnswer.objects.create(turn=turn, side="base", text="A.", state="done")
+    api_token, _ = make_token(actor=asker, name="T", scopes=["write"])
     export = Export.objects.create(run=run, format="adapter", created_by=owner, result=FILE)
     export.folder.mkdir(parents=True, exist_ok=True)
     export.path.write_bytes(b"weights")
@@ -296,11 +304,12 @@ def things(project, owner, settings, bundled):
         "conversation": conversation, "answer": answer,
         "sweep": sweep, "evaluation row": row, "judgement": judgement, "benchmark": benchmark,
         "conflict": conflict, "import": entry, "export": export, "published model": published,
-        "publication": publication, "ollama": server, "base": bundled,
+        "publication": publication, "ollama": server, "base": bundled, "api token": api_token,
     }  # fmt: skip
     return {
         "": {},
         "token": {"token": token},
+        "rest": {"rest": "v1/nothing"},
         "membership": {"pk": project.pk, "member": membership.pk},
         "in project": {"project": project.pk},
         "file": {"pk": version.pk, "format": "jsonl"},
@@ -320,6 +329,8 @@ def expected(row: Row, person: str) -> str:
         return "refused"
     if row.least == SCRAPER:
         return {"anonymous": "hidden", "operator": "pass"}.get(person, "refused")
+    if row.least == NOWHERE:
+        return "hidden"
     if person == "anonymous":
         return "login"
     if row.least in (ASKER, ASKER_TRAINS):

@@ -20,7 +20,8 @@ from training_app.journey import journey
 def home(request: SignedInRequest) -> HttpResponse:
     """The projects one is in, and what waits and works in each."""
     mine = Project.objects.visible_to(request.user).filter(is_desk=False)
-    projects = Project.objects.filter(pk__in=mine.values("pk")).annotate(members=Count("memberships"))
+    # The model's own order is dropped where rows are counted.
+    projects = Project.objects.filter(pk__in=mine.values("pk")).annotate(members=Count("memberships")).order_by("name")
     context = {
         "projects": projects,
         "section": "projects",

@@ -1,0 +1,275 @@
+"""Datasets: make, fill, review, seal, take away."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from django.db.models import Count, Q
+from django.http import FileResponse
+from ninja import Field, File, Form, Query, Router, Schema, Status
+from ninja.files import UploadedFile
+
+from datasets_app import access
+from datasets_app.forms import GenerateForm, SealForm
+from datasets_app.models import Dataset, Example, State
+from datasets_app.services import datasets as services
+from datasets_app.services import examples as example_services
+from finetune_site.api.errors import ApiError, check
+from finetune_site.api.fields import Key, Line, Name, Text
+from finetune_site.api.idempotency import once
+from finetune_site.api.paging import Page, Paging, paged
+from finetune_site.api.security import READ, WRITE, TokenRequest, fetch
+from finetune_site.projects.access import get_project
+from finetune_site.projects.models import Role
+
+router = Router(tags=["Datasets"])
+ImportFormat = Literal["", "messages", "alpaca", "sharegpt", "preference", "text"]
+PARQUET: dict[str, Any] = {
+    "responses": {
+        200: {
+            "description": "The sealed rows as Parquet.",
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    }
+}
+
+
+class DatasetIn(Schema):
+    name: Name
+    description: Text = ""
+
+
+class DatasetOut(Schema):
+    """How many examples it has, how many of them are approved and wait for a verdict, and its sealed versions."""
+
+    id: int
+    project_id: int
+    name: str
+    description: str
+    created_at: datetime
+    total: int
+    approved: int
+    drafts: int
+    sealed: int
+
+
+class GenerateIn(Schema):
+    """`generator`: “extractive”, “verbatim”, or a model as the page offers it: “server key:name”."""
+
+    documents: list[int] = Field(max_length=1000)
+    generator: Line = "extractive"
+    wordings: int = Field(6, ge=1, le=12)
+
+
+class WorkOut(Schema):
+    """What was started, and the job that does it."""
+
+    id: int
+    job_id: int | None
+
+
+class Message(Schema):
+    role: Literal["system", "user", "assistant"]
+    content: Text
+
+
+class ExampleIn(Schema):
+    """A conversation (`messages`), a preference pair (`prompt`, `chosen`, `rejected`) or a `text`."""
+
+    messages: list[Message] | None = Field(None, max_length=200)
+    prompt: Text | None = None
+    chosen: Text | None = None
+    rejected: Text | None = None
+    text: Text | None = None
+
+
+class JudgeIn(Schema):
+    """`text_id`: the text you read; where it is another one by now, nothing is decided."""
+
+    verdict: Literal["approved", "rejected", "draft"]
+    reason: Line = ""
+    text_id: int | None = None
+
+
+class ExampleOut(Schema):
+    id: int
+    dataset_id: int
+    kind: str
+    state: str
+    origin: str
+    text_id: int | None
+    content: dict[str, Any]
+    document_id: int | None
+    document_name: str
+    page_start: int | None
+    page_end: int | None
+    quote: str
+    decided_at: datetime | None
+
+
+class ExampleFilter(Paging):
+    state: Literal["draft", "approved", "rejected"] | None = None
+    origin: Literal["generated", "imported", "written", "chat"] | None = None
+    document: int | None = Field(None, ge=1, le=2**63 - 1)
+    text: Line = ""
+
+
+class SealIn(Schema):
+    validation_share: float = Field(0.1, ge=0, le=0.5)
+    recall_share: float = Field(1.0, ge=0, le=1)
+    note: Line = ""
+
+
+class VersionOut(Schema):
+    id: int
+    dataset_id: int
+    number: int
+    note: str
+    job_id: int | None
+    created_at: datetime
+    sealed_at: datetime | None
+    sha256: str
+    size: int
+    counts: dict[str, Any]
+
+
+@router.get("/projects/{int:pk}/datasets", auth=READ, response=Page[DatasetOut], operation_id="dataset_list")
+def dataset_list(request: TokenRequest, pk: Key, paging: Query[Paging]) -> Any:
+    """Newest first."""
+    project = fetch(request, get_project, pk)
+    return paged(_counted().filter(project=project), paging, DatasetOut.from_orm)
+
+
+@router.post("/projects/{int:pk}/datasets", auth=WRITE, response={201: DatasetOut}, operation_id="dataset_create")
+@once
+def dataset_create(request: TokenRequest, pk: Key, body: DatasetIn) -> Status[Any]:
+    project = fetch(request, get_project, pk, Role.TRAINER)
+    made = services.create_dataset(actor=request.user, project=project, **body.dict())
+    return Status(201, DatasetOut.from_orm(_counted().get(pk=made.pk)))
+
+
+@router.get("/datasets/{int:pk}", auth=READ, response=DatasetOut, operation_id="dataset_read")
+def dataset_read(request: TokenRequest, pk: Key) -> Any:
+    return DatasetOut.from_orm(_counted().get(pk=fetch(request, access.get_dataset, pk).pk))
+
+
+@router.post("/datasets/{int:pk}/generate", auth=WRITE, response={201: WorkOut}, operation_id="generate")
+@once
+def generate(request: TokenRequest, pk: Key, body: GenerateIn) -> Status[Any]:
+    """Make examples from parsed documents, in the background."""
+    found = fetch(request, access.get_dataset, pk, Role.TRAINER)
+    typed = {"documents": body.documents, "model": body.generator, "wordings": body.wordings}
+    form = GenerateForm(typed, project=found.project)
+    check(form)
+    made = services.start_generation(actor=request.user, dataset=found, **form.arguments)
+    return Status(201, WorkOut.from_orm(made))
+
+
+@router.post("/datasets/{int:pk}/import", auth=WRITE, response={201: WorkOut}, operation_id="import_examples")
+@once
+def import_examples(
+    request: TokenRequest, pk: Key, file: File[UploadedFile], format: Form[ImportFormat] = ""
+) -> Status[Any]:
+    """Read a file of examples in the background: JSON Lines or one JSON array, in UTF-8."""
+    found = fetch(request, access.get_dataset, pk, Role.TRAINER)
+    name = (file.name or "").replace("\x00", "")
+    batch = services.import_examples(
+        actor=request.user, dataset=found, name=name, format=format, blocks=file.chunks(2**20)
+    )
+    return Status(201, WorkOut.from_orm(batch))
+
+
+@router.get("/datasets/{int:pk}/examples", auth=READ, response=Page[ExampleOut], operation_id="example_list")
+def example_list(request: TokenRequest, pk: Key, chosen: Query[ExampleFilter]) -> Any:
+    """By age, narrowed as on the page of examples."""
+    examples = fetch(request, access.get_dataset, pk).examples.select_related("text")
+    rows = examples.chosen_by(
+        state=chosen.state or "", origin=chosen.origin or "", document=str(chosen.document or ""), text=chosen.text
+    )
+    return paged(rows.order_by("pk"), chosen, _shown)
+
+
+@router.post("/datasets/{int:pk}/examples", auth=WRITE, response={201: ExampleOut}, operation_id="example_write")
+@once
+def example_write(request: TokenRequest, pk: Key, body: ExampleIn) -> Status[Any]:
+    """Write one by hand; it waits for review like every other."""
+    found = fetch(request, access.get_dataset, pk, Role.TRAINER)
+    made = example_services.write_example(actor=request.user, dataset=found, content=_content(body))
+    return Status(201, _shown(made))
+
+
+@router.get("/examples/{int:pk}", auth=READ, response=ExampleOut, operation_id="example_read")
+def example_read(request: TokenRequest, pk: Key) -> Any:
+    return _shown(fetch(request, access.get_example, pk))
+
+
+@router.put("/examples/{int:pk}", auth=WRITE, response=ExampleOut, operation_id="example_edit")
+def example_edit(request: TokenRequest, pk: Key, body: ExampleIn) -> Any:
+    """Give it a new text; it has to be judged again."""
+    found = fetch(request, access.get_example, pk, Role.REVIEWER)
+    example_services.edit_example(actor=request.user, example=found, content=_content(body))
+    return _shown(access.get_example(request.user, pk))
+
+
+@router.put("/examples/{int:pk}/verdict", auth=WRITE, response=ExampleOut, operation_id="example_judge")
+def example_judge(request: TokenRequest, pk: Key, body: JudgeIn) -> Any:
+    """Approve, reject, or take the decision back (“draft”)."""
+    found = fetch(request, access.get_example, pk, Role.REVIEWER)
+    text = "" if body.text_id is None else str(body.text_id)
+    example_services.judge(actor=request.user, example=found, verdict=body.verdict, reason=body.reason, text=text)
+    return _shown(access.get_example(request.user, pk))
+
+
+@router.get("/datasets/{int:pk}/versions", auth=READ, response=Page[VersionOut], operation_id="version_list")
+def version_list(request: TokenRequest, pk: Key, paging: Query[Paging]) -> Any:
+    """Newest first."""
+    return paged(fetch(request, access.get_dataset, pk).versions.all(), paging, VersionOut.from_orm)
+
+
+@router.post("/datasets/{int:pk}/versions", auth=WRITE, response={201: VersionOut}, operation_id="seal")
+@once
+def seal(request: TokenRequest, pk: Key, body: SealIn) -> Status[Any]:
+    """Seal the approved examples as the next version, in the background."""
+    found = fetch(request, access.get_dataset, pk, Role.TRAINER)
+    form = SealForm(body.dict())
+    check(form)
+    return Status(
+        201, VersionOut.from_orm(services.seal_version(actor=request.user, dataset=found, **form.cleaned_data))
+    )
+
+
+@router.get("/versions/{int:pk}", auth=READ, response=VersionOut, operation_id="version_read")
+def version_read(request: TokenRequest, pk: Key) -> Any:
+    return VersionOut.from_orm(fetch(request, access.get_version, pk))
+
+
+@router.get("/versions/{int:pk}/file", auth=READ, operation_id="version_file", openapi_extra=PARQUET)
+def version_file(request: TokenRequest, pk: Key) -> FileResponse:
+    """The sealed file."""
+    found = fetch(request, access.get_version, pk)
+    if not found.is_sealed:
+        raise ApiError(409, "The version is not sealed yet. Wait for its job.")
+    stream = found.file_path.open("rb")
+    return FileResponse(stream, as_attachment=True, content_type="application/octet-stream", filename=f"v{pk}.parquet")
+
+
+def _counted() -> Any:
+    # The model's own order is dropped where rows are counted.
+    return Dataset.objects.annotate(
+        total=Count("examples", distinct=True),
+        approved=Count("examples", Q(examples__state=State.APPROVED), distinct=True),
+        drafts=Count("examples", Q(examples__state=State.DRAFT), distinct=True),
+        sealed=Count("versions", Q(versions__sealed_at__isnull=False), distinct=True),
+    ).order_by("-created_at", "-pk")
+
+
+def _shown(example: Example) -> ExampleOut:
+    content = example.text.content if example.text else {}
+    rest = {name: getattr(example, name) for name in ExampleOut.model_fields if name != "content"}
+    return ExampleOut(content=content, **rest)
+
+
+def _content(body: ExampleIn) -> dict[str, Any]:
+    content = body.dict(exclude_none=True)
+    if set(content) not in ({"messages"}, {"prompt", "chosen", "rejected"}, {"text"}):
+        raise ApiError(422, "An example is either messages, or prompt, chosen and rejected, or a text.")
+    return content

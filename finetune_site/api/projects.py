@@ -1,0 +1,66 @@
+"""Projects and who is in them."""
+
+from datetime import datetime
+from typing import Any
+
+from ninja import Query, Router, Schema, Status
+
+from finetune_site.api.errors import ApiError
+from finetune_site.api.fields import Key, Name, Text
+from finetune_site.api.idempotency import once
+from finetune_site.api.paging import Page, Paging, paged
+from finetune_site.api.security import READ, WRITE, TokenRequest, fetch, projects_of
+from finetune_site.projects import services
+from finetune_site.projects.access import get_project
+from finetune_site.projects.models import Membership
+
+router = Router(tags=["Projects"])
+
+
+class ProjectIn(Schema):
+    name: Name
+    description: Text = ""
+
+
+class ProjectOut(Schema):
+    id: int
+    name: str
+    description: str
+    created_at: datetime
+
+
+class MemberOut(Schema):
+    user: str
+    role: str
+    created_at: datetime
+
+
+@router.get("/projects", auth=READ, response=Page[ProjectOut], operation_id="project_list")
+def project_list(request: TokenRequest, paging: Query[Paging]) -> Any:
+    """The projects you are in, by name."""
+    return paged(projects_of(request).order_by("name", "pk"), paging, ProjectOut.from_orm)
+
+
+@router.post("/projects", auth=WRITE, response={201: ProjectOut}, operation_id="project_create")
+@once
+def project_create(request: TokenRequest, body: ProjectIn) -> Status[Any]:
+    """Make a project; you own it."""
+    if request.auth.project_id:
+        raise ApiError(403, "The token is bound to one project and makes no other.")
+    made = services.create_project(actor=request.user, name=body.name, description=body.description)
+    return Status(201, ProjectOut.from_orm(made))
+
+
+@router.get("/projects/{int:pk}", auth=READ, response=ProjectOut, operation_id="project_read")
+def project_read(request: TokenRequest, pk: Key) -> Any:
+    return ProjectOut.from_orm(fetch(request, get_project, pk))
+
+
+@router.get("/projects/{int:pk}/members", auth=READ, response=Page[MemberOut], operation_id="member_list")
+def member_list(request: TokenRequest, pk: Key, paging: Query[Paging]) -> Any:
+    members = fetch(request, get_project, pk).memberships.select_related("user").order_by("user__username")
+    return paged(members, paging, _member)
+
+
+def _member(row: Membership) -> MemberOut:
+    return MemberOut(user=row.user.username, role=row.role, created_at=row.created_at)

@@ -1,0 +1,64 @@
+"""Who asks: the bearer's token, what it is for, and the one project it may be bound to."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from django.contrib.auth.models import User
+from django.db import models
+from django.http import Http404, HttpRequest
+from ninja.security import HttpBearer
+
+from finetune_site.api.errors import ApiError
+from finetune_site.api.models import Scope, Token
+from finetune_site.api.services import find_token
+from finetune_site.projects.models import Project, Role
+
+Row = TypeVar("Row", bound=models.Model)
+
+
+class TokenRequest(HttpRequest):
+    """What every operation receives: `user` is the token's person, whatever a cookie says."""
+
+    user: User
+    auth: Token
+
+
+class Bearer(HttpBearer):
+    """Lets a usable token with `scope` through. Cookies open nothing here, so nothing needs a CSRF token."""
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__()
+        self.scope = scope
+
+    def authenticate(self, request: HttpRequest, token: str) -> Token | None:
+        found = find_token(token)
+        if found is None:
+            return None
+        request.user = found.user
+        if self.scope not in found.scopes:
+            raise ApiError(403, f"The token lacks the scope “{self.scope.value}”. Make one that has it.")
+        return found
+
+
+READ, WRITE, TRAIN, PUBLISH = (Bearer(scope) for scope in Scope)
+
+
+def fetch(request: TokenRequest, get: Callable[..., Row], pk: int, role: Role | None = None) -> Row:
+    """A row by its access function, hidden where the token is bound to another project."""
+    row = get(request.user, pk, role=role) if role else get(request.user, pk)
+    if request.auth.project_id not in (None, project_of(row).pk):
+        raise Http404
+    return row
+
+
+def projects_of(request: TokenRequest) -> "models.QuerySet[Project]":
+    """The projects that the token opens."""
+    found = Project.objects.visible_to(request.user).filter(is_desk=False)
+    return found.filter(pk=request.auth.project_id) if request.auth.project_id else found
+
+
+def project_of(row: Any) -> Project:
+    """The project a row belongs to."""
+    while not isinstance(row, Project):
+        row = next(getattr(row, name) for name in ("project", "dataset", "run", "model") if hasattr(row, name))
+    return row
