@@ -3,14 +3,18 @@
 import json
 import threading
 
+import httpx
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
 from finetune_site.api.models import KeptAnswer, Token
 from finetune_site.api.services import forget_answers, make_token
-from finetune_site.jobs.models import Job
+from finetune_site.jobs import queue, services
+from finetune_site.jobs.events import record
+from finetune_site.jobs.models import Job, JobState
 from tests.factories import run_all
 
 TEXT = (
@@ -187,3 +191,29 @@ def test_the_operations_are_listed(client_of, viewer):
     upload = schema["paths"]["/api/v1/projects/{pk}/documents"]["post"]
     assert {"201", "401", "409", "413"} <= set(upload["responses"])
     assert "Idempotency-Key" in [parameter["name"] for parameter in upload["parameters"]]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_stream_tells_what_happens_ends_with_the_job_and_goes_on_where_it_was(site, door, project, trainer):
+    job = services.enqueue(project=project, owner=trainer, kind="datasets.seal", label="a version")
+    claimed = queue.claim("default", pid=1, pid_started=1)
+
+    def followed(after: int = 0) -> list[tuple[int, str]]:
+        seen, headers = [], {**door.headers, "Last-Event-ID": str(after)}
+        address = f"{site}/api/v1/jobs/{job.pk}/events"
+        with httpx.stream("GET", address, headers=headers, timeout=120) as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            number = 0
+            for line in answer.iter_lines():
+                name, _, value = line.partition(": ")
+                number = int(value) if name == "id" else number
+                if name == "event":
+                    seen.append((number, value))
+                    if value == "log":
+                        queue.finish(claimed, JobState.FAILED, code="input", text="No example is approved.")
+        return seen
+
+    threading.Timer(1, lambda: (record(job, "log", {"line": "a line"}), connection.close())).start()
+    seen = followed()
+    assert [kind for _, kind in seen][-2:] == ["log", "state"]
+    assert followed(after=seen[-2][0]) == seen[-1:]
