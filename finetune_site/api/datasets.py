@@ -142,6 +142,7 @@ def dataset_list(request: TokenRequest, pk: Key, paging: Query[Paging]) -> Any:
 @router.post("/projects/{int:pk}/datasets", auth=WRITE, response={201: DatasetOut}, operation_id="dataset_create")
 @once
 def dataset_create(request: TokenRequest, pk: Key, body: DatasetIn) -> Status[Any]:
+    """Make an empty one; its name is the only one of its kind in the project."""
     project = fetch(request, get_project, pk, Role.TRAINER)
     made = services.create_dataset(actor=request.user, project=project, **body.dict())
     return Status(201, DatasetOut.from_orm(_counted().get(pk=made.pk)))
@@ -149,6 +150,7 @@ def dataset_create(request: TokenRequest, pk: Key, body: DatasetIn) -> Status[An
 
 @router.get("/datasets/{int:pk}", auth=READ, response=DatasetOut, operation_id="dataset_read")
 def dataset_read(request: TokenRequest, pk: Key) -> Any:
+    """One dataset with its counts."""
     return DatasetOut.from_orm(_counted().get(pk=fetch(request, access.get_dataset, pk).pk))
 
 
@@ -199,6 +201,7 @@ def example_write(request: TokenRequest, pk: Key, body: ExampleIn) -> Status[Any
 
 @router.get("/examples/{int:pk}", auth=READ, response=ExampleOut, operation_id="example_read")
 def example_read(request: TokenRequest, pk: Key) -> Any:
+    """One example with its present text."""
     return _shown(fetch(request, access.get_example, pk))
 
 
@@ -239,6 +242,7 @@ def seal(request: TokenRequest, pk: Key, body: SealIn) -> Status[Any]:
 
 @router.get("/versions/{int:pk}", auth=READ, response=VersionOut, operation_id="version_read")
 def version_read(request: TokenRequest, pk: Key) -> Any:
+    """One version: its counts and the hash of its file."""
     return VersionOut.from_orm(fetch(request, access.get_version, pk))
 
 

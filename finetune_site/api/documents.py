@@ -72,6 +72,7 @@ def document_upload(request: TokenRequest, pk: Key, file: File[UploadedFile]) ->
 
 @router.get("/documents/{int:pk}", auth=READ, response=DocumentOut, operation_id="document_read")
 def document_read(request: TokenRequest, pk: Key) -> Any:
+    """One document: what was uploaded, and whether it is parsed."""
     return DocumentOut.from_orm(fetch(request, get_document, pk))
 
 

@@ -68,6 +68,7 @@ def job_list(request: TokenRequest, chosen: Query[JobFilter]) -> Any:
 
 @router.get("/jobs/{int:pk}", auth=READ, response=JobOut, operation_id="job_read")
 def job_read(request: TokenRequest, pk: Key) -> Any:
+    """One job and how far it is."""
     return JobOut.from_orm(fetch(request, get_job, pk))
 
 

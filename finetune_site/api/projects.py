@@ -53,11 +53,13 @@ def project_create(request: TokenRequest, body: ProjectIn) -> Status[Any]:
 
 @router.get("/projects/{int:pk}", auth=READ, response=ProjectOut, operation_id="project_read")
 def project_read(request: TokenRequest, pk: Key) -> Any:
+    """One project."""
     return ProjectOut.from_orm(fetch(request, get_project, pk))
 
 
 @router.get("/projects/{int:pk}/members", auth=READ, response=Page[MemberOut], operation_id="member_list")
 def member_list(request: TokenRequest, pk: Key, paging: Query[Paging]) -> Any:
+    """Who is in it, and with which role."""
     members = fetch(request, get_project, pk).memberships.select_related("user").order_by("user__username")
     return paged(members, paging, _member)
 

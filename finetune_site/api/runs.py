@@ -128,6 +128,7 @@ def run_create(request: TokenRequest, pk: Key, body: RunIn) -> Status[Any]:
 
 @router.get("/runs/{int:pk}", auth=READ, response=RunOut, operation_id="run_read")
 def run_read(request: TokenRequest, pk: Key) -> Any:
+    """One run, its knobs and what came of it."""
     return RunOut.from_orm(fetch(request, get_run, pk))
 
 
@@ -204,6 +205,7 @@ def evaluation_list(request: TokenRequest, pk: Key, paging: Query[Paging]) -> An
 
 @router.get("/evaluations/{int:pk}", auth=READ, response=EvaluationOut, operation_id="evaluation_read")
 def evaluation_read(request: TokenRequest, pk: Key) -> Any:
+    """One evaluation with its sums."""
     return EvaluationOut.from_orm(fetch(request, get_evaluation, pk))
 
 

@@ -6,6 +6,7 @@ from django.contrib import admin
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
+from playwright.sync_api import expect
 
 from tests.browser.test_journey import problems  # noqa: F401
 from tests.site.test_access import ASKER, PUBLIC, TABLE, things  # noqa: F401
@@ -76,6 +77,23 @@ def test_the_administration_keeps_to_the_policy(page, site, things, operator, pr
         if (change := page.locator("#result_list tbody th a").first).count():
             change.click()
             page.wait_for_load_state()
+
+
+def test_the_keys_do_what_their_list_says(page, site, things, operator, problems):  # noqa: F811
+    page.context.add_cookies([{**session_of(operator), "url": site}])
+    page.set_viewport_size(DESK)
+    page.goto(site)
+    keys = page.get_by_role("dialog", name="Keyboard")
+    expect(keys).to_be_hidden()
+    page.keyboard.press("?")
+    expect(keys).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(keys).to_be_hidden()
+    page.keyboard.press("/")
+    expect(page.get_by_role("searchbox")).to_be_focused()
+    page.keyboard.type("a.t")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("link", name="a.txt")).to_be_visible()
 
 
 def session_of(user: User) -> dict[str, str]:
