@@ -126,6 +126,7 @@ def test_a_site_at_work_comes_back_elsewhere_with_all_it_had(data, elsewhere, ow
                 if number % 2:
                     documents.delete_document(actor=owner, document=Document.objects.get(pk=made.pk))
                 number += 1
+                stop.wait(0.02)
         except Exception as error:
             errors.append(error)
         finally:
@@ -157,8 +158,8 @@ def test_a_site_at_work_comes_back_elsewhere_with_all_it_had(data, elsewhere, ow
         assert (state, token) == ("queued", None)
         assert link.execute("select count(*) from django_q_ormq").fetchone()[0] > 0  # somebody is asked to do it
         link.execute(
-            "insert into projects_project (name, description, is_desk, created_by_id, created_at) "
-            "select 'new', '', false, id, now() from auth_user limit 1"
+            "insert into projects_project (name, description, is_desk, needs_two, created_by_id, created_at) "
+            "select 'new', '', false, false, id, now() from auth_user limit 1"
         )  # the sequences go on
     again = manage("restore", str(archive), **elsewhere)
     assert again.returncode == 1 and "--replace" in again.stderr
