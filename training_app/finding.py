@@ -86,19 +86,20 @@ def _runs(projects: models.QuerySet, words: list[str]) -> models.QuerySet[Run]:
 
 
 def _passages(projects: models.QuerySet, words: list[str]) -> models.QuerySet[Chunk]:
-    found = Chunk.objects.annotate(words=SearchVector("text", config="simple")).filter(words=_query(words))
+    found = Chunk.objects.annotate(words=SearchVector("text", config="simple")).filter(words=query_of(words))
     found = found.filter(document__project__in=projects)
     return found.select_related("document__project").order_by("-pk")
 
 
 def _examples(projects: models.QuerySet, words: list[str]) -> models.QuerySet[Example]:
     """By their present texts: what was edited away is not found."""
-    found = Example.objects.annotate(words=SearchVector("text__search", config="simple")).filter(words=_query(words))
+    found = Example.objects.annotate(words=SearchVector("text__search", config="simple")).filter(words=query_of(words))
     found = found.filter(dataset__project__in=projects, text__example=F("pk"))
     return found.select_related("dataset__project", "text").order_by("-pk")
 
 
-def _query(words: list[str]) -> SearchQuery:
+def query_of(words: list[str]) -> SearchQuery:
+    """All of the words, each as a beginning."""
     # Letters and digits alone, so that nothing of them is read as an operator.
     return SearchQuery(" & ".join(f"{word}:*" for word in words), search_type="raw", config="simple")
 
