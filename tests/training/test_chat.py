@@ -83,7 +83,7 @@ def worker():
     thread = threading.Thread(target=work)
     yield thread
     if thread.ident:
-        thread.join(60)
+        thread.join(900)
     assert not problems and not thread.is_alive()
 
 
@@ -235,7 +235,7 @@ def test_a_conversation_discarded_while_it_is_answered_is_gone(run, viewer, clie
     worker.start()
     until(lambda: turn.answers.exclude(text="").exists())
     client.post(reverse("conversation_discard", args=[turn.conversation_id]))
-    worker.join(60)
+    worker.join(900)
     assert not ChatAnswer.objects.exists() and Job.objects.get(kind="training.chat").state == "succeeded"
 
 
@@ -262,7 +262,7 @@ def test_a_training_comes_first_and_the_page_says_so(run, viewer, client_of, wor
     assert re.fullmatch(r"A training or evaluation uses the device and comes first; this is answered when it has ended "
                         r"in about 1[12] min\.", told)  # fmt: skip
     Job.objects.filter(pk=job.pk).update(state="succeeded", token=None)
-    worker.join(90)
+    worker.join(900)
     assert set(turn.answers.values_list("state", flat=True)) == {"done"}
 
 
@@ -310,7 +310,7 @@ def test_an_operator_stops_the_process_and_nobody_waits_for_ever(
     until(lambda: first.answers.filter(side="tuned").exclude(text="").exists())
     job = Job.objects.get(kind="training.chat", state="running")
     jobs.cancel(actor=operator, job=job)
-    worker.join(90)
+    worker.join(900)
     assert {one.state for one in (*first.answers.all(), *second.answers.all())} <= {"failed", "done"}
     assert "An operator stopped the chat process" in second.answers.first().problem
 
@@ -333,7 +333,7 @@ def test_a_project_deleted_while_it_is_answered_disturbs_nobody(run, viewer, own
     worker.start()
     until(lambda: turn.answers.exclude(text="").exists())
     delete_project(actor=owner, project=run.project)
-    worker.join(60)
+    worker.join(900)
     assert not ChatTurn.objects.exists() and Job.objects.get(kind="training.chat").state == "succeeded"
 
 
@@ -344,7 +344,7 @@ def test_a_killed_chat_process_fails_one_answer_and_the_next_gets_another(run, v
     worker.start()
     until(lambda: turn.answers.filter(side="tuned").exclude(text="").exists())
     os.kill(Job.objects.get(kind="training.chat").engine_pid, 9)
-    worker.join(90)
+    worker.join(900)
     first, second = turn.answers.all()
     assert (first.state, second.state) == ("failed", "done")
     assert "ended in the middle of the answer" in client.get(turn.conversation.get_absolute_url()).content.decode()
