@@ -54,21 +54,24 @@ def make_tokenizer(
     return tokenizer
 
 
-def make_tiny_model(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE) -> Path:
-    """Write a base model folder as task `prepare` would."""
+def make_tiny_model(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE, **shape: int) -> Path:
+    """Write a base model folder as task `prepare` would; `shape` replaces values of the model's configuration."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = make_tokenizer(chat_template=chat_template)
     torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+    }
     config = LlamaConfig(
+        **(sizes | shape),
         vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
         tie_word_embeddings=True,
         initializer_range=0.15,  # wide enough that what a token looks at shows in the loss
         bos_token_id=1,

@@ -1,6 +1,5 @@
 """Conversations with a run's model and its base, through the addresses and the real chat process on a tiny model."""
 
-import json
 import os
 import re
 import shutil
@@ -36,10 +35,11 @@ LONG = {"prompt": "What is the size of part 3?", "system": "", "temperature": "1
 
 @pytest.fixture(scope="module")
 def talker(tmp_path_factory) -> Path:
-    """The tiny model, which speaks for seconds and until it is cut: nothing may hang on when it happens to end."""
-    folder = make_tiny_model(tmp_path_factory.mktemp("talker") / "model")
-    config = folder / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 4096}))
+    """The tiny model, which speaks until it is cut and with so many layers that a long answer takes half a minute:
+    nothing may hang on when it happens to end."""
+    folder = make_tiny_model(
+        tmp_path_factory.mktemp("talker") / "model", num_hidden_layers=32, max_position_embeddings=4096
+    )
     ends = end_tokens(AutoTokenizer.from_pretrained(folder))
     GenerationConfig(suppress_tokens=ends).save_pretrained(folder)
     return folder
@@ -68,7 +68,12 @@ def typed(prompt: str, **more: str) -> dict[str, str]:
 
 
 def begun(person, run, prompt="What does part 3 weigh?", **manner) -> ChatTurn:
-    return services.begin(actor=person, partner=run, prompt=prompt, manner=Manner(**manner))
+    return services.begin(actor=person, partner=run, prompt=prompt, manner=Manner(**{"max_tokens": 12, **manner}))
+
+
+def shorten(turn: ChatTurn) -> None:
+    """What is answered from now on is short; what is being written goes on as it was asked for."""
+    ChatTurn.objects.filter(pk=turn.pk).update(max_tokens=12)
 
 
 def answered(turn: ChatTurn, text: str = "It weighs 21 kg.") -> ChatTurn:
@@ -270,6 +275,7 @@ def test_a_training_comes_first_and_the_page_says_so(run, viewer, client_of, wor
     turn = ChatTurn.objects.get()
     worker.start()
     until(lambda: turn.answers.filter(state="answering").exclude(text="").exists())
+    shorten(turn)
     job = training(run, ends_at=timezone.now() + timedelta(minutes=12))
     states = lambda: set(turn.answers.values_list("state", flat=True))  # noqa: E731
     until(lambda: "waiting" in states() <= {"waiting", "done"})
@@ -360,6 +366,7 @@ def test_a_killed_chat_process_fails_one_answer_and_the_next_gets_another(run, v
     turn = ChatTurn.objects.get()
     worker.start()
     until(lambda: turn.answers.filter(side="tuned").exclude(text="").exists())
+    shorten(turn)
     os.kill(Job.objects.get(kind="training.chat").engine_pid, 9)
     worker.join(900)
     first, second = turn.answers.all()
