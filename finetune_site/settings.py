@@ -115,8 +115,40 @@ CONTENT_SECURITY_POLICY = {
     }
 }
 
+# Mail: where it can be sent, people confirm their address and set forgotten passwords by themselves.
+CAN_MAIL = bool(os.environ.get("FINETUNE_SMTP_HOST", "").strip())
+EMAIL_HOST = os.environ.get("FINETUNE_SMTP_HOST", "").strip()
+EMAIL_PORT = _number("FINETUNE_SMTP_PORT", 587, least=1)
+EMAIL_HOST_USER = os.environ.get("FINETUNE_SMTP_USER", "")
+EMAIL_HOST_PASSWORD = os.environ.get("FINETUNE_SMTP_PASSWORD", "")
+_tls = _choice("FINETUNE_SMTP_TLS", "starttls", {"starttls", "tls", "off"})
+EMAIL_USE_TLS, EMAIL_USE_SSL, EMAIL_TIMEOUT = _tls == "starttls", _tls == "tls", 20
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = os.environ.get("FINETUNE_MAIL_FROM", "").strip() or "finetune@localhost"
+if CAN_MAIL and "@localhost" in DEFAULT_FROM_EMAIL:
+    raise ImproperlyConfigured("FINETUNE_MAIL_FROM must name the sender of mail: Finetune <finetune@example.org>.")
+# Whoever shows to own an address of these domains may make an account; else an invitation is needed.
+SIGN_UP_DOMAINS = [domain.lower().lstrip("@") for domain in _list("FINETUNE_SIGN_UP_DOMAINS", "")]
+# Who has to set up a second factor before anything else.
+TWO_FACTOR = _choice("FINETUNE_TWO_FACTOR", "off", {"off", "operators", "everybody"})
+# The organisation's own sign-in.
+OIDC_URL = os.environ.get("FINETUNE_OIDC_URL", "").strip().rstrip("/")
+OIDC_NAME = os.environ.get("FINETUNE_OIDC_NAME", "").strip() or ("Single sign-on" if OIDC_URL else "")
+OIDC_CLIENT_ID = os.environ.get("FINETUNE_OIDC_CLIENT_ID", "").strip()
+OIDC_CLIENT_SECRET = os.environ.get("FINETUNE_OIDC_CLIENT_SECRET", "").strip()
+if OIDC_URL and not (OIDC_CLIENT_ID and OIDC_CLIENT_SECRET):
+    raise ImproperlyConfigured(
+        "FINETUNE_OIDC_URL needs FINETUNE_OIDC_CLIENT_ID and FINETUNE_OIDC_CLIENT_SECRET beside it: the provider "
+        "gives both when the site is registered there."
+    )
+if OIDC_URL and not re.match(r"https://|http://(localhost|127\.0\.0\.1)[:/]", OIDC_URL):
+    # The provider's answer is believed because of the encrypted way it came on.
+    raise ImproperlyConfigured("FINETUNE_OIDC_URL must begin with https://.")
+if OIDC_URL:  # the form that leads there is followed by the browser only if it may
+    CONTENT_SECURITY_POLICY["DIRECTIVES"]["form-action"].append("/".join(OIDC_URL.split("/")[:3]))
+
 INSTALLED_APPS = [
     "finetune_site.projects.apps.ProjectsConfig",
+    "finetune_site.accounts.apps.AccountsConfig",
     "finetune_site.jobs.apps.JobsConfig",
     "datasets_app.apps.DatasetsConfig",
     "training_app.apps.TrainingConfig",
@@ -130,6 +162,12 @@ INSTALLED_APPS = [
     "servestatic.runserver_nostatic",
     "django.contrib.staticfiles",
     "django.contrib.humanize",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
+    "allauth.usersessions",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
     "csp",
     "django_htmx",
     "django_q",
@@ -149,6 +187,8 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+    "finetune_site.accounts.middleware.PersonMiddleware",
 ]
 ROOT_URLCONF = "finetune_site.urls"
 ASGI_APPLICATION = "finetune_site.asgi.application"
@@ -162,6 +202,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "finetune_site.accounts.context.ways_in",
             ],
             "builtins": ["finetune_site.projects.templatetags.ui"],
         },
@@ -204,9 +245,43 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
 ]
-LOGIN_URL = "login"
+AUTHENTICATION_BACKENDS = ["finetune_site.accounts.backends.PersonBackend"]
+LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "home"
-LOGOUT_REDIRECT_URL = "login"
+ACCOUNT_LOGOUT_REDIRECT_URL = "account_login"
+ACCOUNT_ADAPTER = "finetune_site.accounts.adapters.AccountAdapter"
+ACCOUNT_FORMS = {"login": "finetune_site.accounts.forms.SignInForm"}
+ACCOUNT_LOGIN_METHODS = {"username", "email"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "username*", "password1*", "password2*"]
+ACCOUNT_EMAIL_VERIFICATION = "optional" if CAN_MAIL else "none"
+ACCOUNT_EMAIL_NOTIFICATIONS = CAN_MAIL
+ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False
+ACCOUNT_SESSION_REMEMBER = True
+ACCOUNT_USERNAME_MIN_LENGTH = 2
+ACCOUNT_LOGIN_ON_PASSWORD_RESET = False
+ALLAUTH_TRUSTED_PROXY_COUNT = 1 if BEHIND_PROXY else 0  # limits count by the address that the proxy saw
+MFA_ADAPTER = "finetune_site.accounts.adapters.MFAAdapter"
+MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
+MFA_ALLOW_UNVERIFIED_EMAIL = True  # a site without mail has no other
+SOCIALACCOUNT_ADAPTER = "finetune_site.accounts.adapters.SocialAccountAdapter"
+SOCIALACCOUNT_EMAIL_VERIFICATION = ACCOUNT_EMAIL_VERIFICATION
+SOCIALACCOUNT_STORE_TOKENS = False
+SOCIALACCOUNT_PROVIDERS = {
+    "openid_connect": {
+        "OAUTH_PKCE_ENABLED": True,
+        "APPS": [
+            {
+                "provider_id": "organisation",
+                "name": OIDC_NAME,
+                "client_id": OIDC_CLIENT_ID,
+                "secret": OIDC_CLIENT_SECRET,
+                "settings": {"server_url": OIDC_URL},
+            }
+        ]
+        if OIDC_URL
+        else [],
+    }
+}
 
 LANGUAGE_CODE = "en-gb"
 TIME_ZONE = os.environ.get("FINETUNE_TIME_ZONE", "UTC")

@@ -10,7 +10,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from finetune_site.operations import services
+from finetune_site.accounts import services
 
 admin.site.unregister(User)
 
@@ -20,7 +20,7 @@ class AccountAdmin(UserAdmin):
     list_display = ["username", "email", "is_active", "is_superuser", "last_login", "date_joined"]
     list_filter = ["is_active", "is_superuser", "last_login"]
     search_fields = ["username", "email"]
-    actions = ["disable", "enable"]
+    actions = ["disable", "enable", "password_link", "take_off_second_factor"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         # Disabling also ends sessions and is written down: it is an action, not a tick.
@@ -37,9 +37,21 @@ class AccountAdmin(UserAdmin):
     def enable(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
         self._each(request, queryset, services.enable_user)
 
+    @admin.action(description="Make a link to set the password", permissions=["change"])
+    def password_link(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        def make(*, actor: User, user: User) -> None:
+            link = request.build_absolute_uri(services.password_link(actor=actor, user=user))
+            messages.info(request, f"For {user} alone, once, until somebody logs in as {user}: {link}")
+
+        self._each(request, queryset, make)
+
+    @admin.action(description="Take off the second factor: device and codes are lost", permissions=["change"])
+    def take_off_second_factor(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        self._each(request, queryset, services.take_off_second_factor)
+
     def _each(self, request: HttpRequest, queryset: QuerySet[User], act: Callable[..., None]) -> None:
         if not request.user.is_superuser:
-            raise PermissionDenied("Only operators disable and enable accounts.")
+            raise PermissionDenied("Only operators change accounts.")
         for user in queryset:
             try:
                 act(actor=request.user, user=user)

@@ -3,7 +3,6 @@
 from typing import Any
 
 from django import forms
-from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm, UserCreationForm
 from django.contrib.auth.models import User
 
 from finetune_site.projects.models import Project, Role
@@ -30,14 +29,6 @@ def style(field: forms.Field) -> None:
     else:
         css = "form-control"
     widget.attrs["class"] = f"{widget.attrs.get('class', '')} {css}".strip()
-
-
-class LoginForm(StyledMixin, AuthenticationForm):
-    pass
-
-
-class ChangePasswordForm(StyledMixin, PasswordChangeForm):
-    pass
 
 
 class ProjectForm(StyledMixin, forms.ModelForm):
@@ -91,11 +82,3 @@ class AddMemberForm(StyledMixin, forms.Form):
 
 class RoleForm(StyledMixin, forms.Form):
     role = forms.ChoiceField(choices=Role.choices)
-
-
-class JoinForm(StyledMixin, UserCreationForm):
-    """A new account, made from an invitation."""
-
-    class Meta:
-        model = User
-        fields = ["username", "email"]

@@ -6,7 +6,9 @@ import secrets
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.models import User
+from django.core.mail import send_mail
 from django.db import transaction
 from django.utils import timezone
 
@@ -103,6 +105,16 @@ def invite(*, actor: User, project: Project, email: str, role: Role) -> tuple[In
     )
     audit(project, actor, "invited", email, after=role)
     return invitation, token
+
+
+def mail_invitation(invitation: Invitation, link: str) -> None:
+    """Send the link to whom it is for."""
+    text = (
+        f"{invitation.invited_by} invites you to the project {invitation.project} as {invitation.role}.\n\n{link}\n\n"
+        f"The link works once, for {INVITATION_DAYS} days."
+    )
+    subject = f"Finetune Site: join {invitation.project}".replace("\n", " ")
+    send_mail(subject, text, settings.DEFAULT_FROM_EMAIL, [invitation.email], fail_silently=True)
 
 
 def find_invitation(token: str) -> Invitation | None:

@@ -1,24 +1,8 @@
-from django.contrib.auth import views as auth
-from django.urls import path, re_path, reverse_lazy
+from django.urls import path, re_path
 
 from finetune_site.projects import views
-from finetune_site.projects.forms import ChangePasswordForm, LoginForm
 
 urlpatterns = [
-    path(
-        "login", auth.LoginView.as_view(authentication_form=LoginForm, redirect_authenticated_user=True), name="login"
-    ),
-    path("logout", auth.LogoutView.as_view(), name="logout"),
-    path(
-        "password",
-        auth.PasswordChangeView.as_view(
-            form_class=ChangePasswordForm,
-            template_name="registration/change_password.html",
-            success_url=reverse_lazy("home"),
-        ),
-        name="password_change",
-    ),
-    path("join/<str:token>", views.join, name="join"),
     path("projects/new", views.project_create, name="project_create"),
     path("projects/<int:pk>/edit", views.project_edit, name="project_edit"),
     path("projects/<int:pk>/delete", views.project_delete, name="project_delete"),

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 
+from django.conf import settings
 from django.contrib import messages
-from django.contrib.auth import login
-from django.contrib.auth.decorators import login_not_required
 from django.core.paginator import Paginator
 from django.http import FileResponse, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -13,7 +12,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from finetune_site.projects import services, trail
 from finetune_site.projects.access import SignedInRequest, get_project, role_of
-from finetune_site.projects.forms import AddMemberForm, InviteForm, JoinForm, ProjectForm, RoleForm, TrailForm
+from finetune_site.projects.forms import AddMemberForm, InviteForm, ProjectForm, RoleForm, TrailForm
 from finetune_site.projects.models import AuditQuerySet, Membership, Project, Role
 
 
@@ -66,14 +65,18 @@ def member_add(request: SignedInRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def member_invite(request: SignedInRequest, pk: int) -> HttpResponse:
-    """Make an invitation and show its link, once."""
+    """Make an invitation and show its link, once; mail it too where the site can."""
     project = get_project(request.user, pk, role=Role.OWNER)
     form = InviteForm(request.POST)
     link = ""
     if form.is_valid():
         role = Role(form.cleaned_data["role"])
-        _, token = services.invite(actor=request.user, project=project, email=form.cleaned_data["email"], role=role)
+        invitation, token = services.invite(
+            actor=request.user, project=project, email=form.cleaned_data["email"], role=role
+        )
         link = request.build_absolute_uri(reverse("join", args=[token]))
+        if settings.CAN_MAIL:
+            services.mail_invitation(invitation, link)
         form = InviteForm()
     context = _member_context(request, project, invite_form=form)
     return render(request, "projects/member_list.html", {**context, "link": link})
@@ -120,27 +123,6 @@ def audit_export(request: SignedInRequest, pk: int, format: str) -> FileResponse
 def _trail(project: Project, form: TrailForm) -> AuditQuerySet:
     entries = project.audit_entries.select_related("actor")
     return entries.matching(**form.cleaned_data) if form.is_valid() else entries.none()
-
-
-@login_not_required
-@require_http_methods(["GET", "POST"])
-def join(request: SignedInRequest, token: str) -> HttpResponse:
-    """Follow an invitation: as who one is, or with a new account."""
-    invitation = services.find_invitation(token)
-    if invitation is None:
-        return render(request, "projects/join_closed.html", status=404)
-    if request.user.is_authenticated:
-        if request.method == "POST":
-            services.accept_invitation(user=request.user, invitation=invitation)
-            return redirect(invitation.project)
-        return render(request, "projects/join.html", {"invitation": invitation})
-    form = JoinForm(request.POST or None, initial={"email": invitation.email})
-    if form.is_valid():
-        user = form.save()
-        services.accept_invitation(user=user, invitation=invitation)
-        login(request, user)
-        return redirect(invitation.project)
-    return render(request, "projects/join.html", {"invitation": invitation, "form": form})
 
 
 def _change(request: SignedInRequest, project: int, change: Callable[[], object]) -> HttpResponse:

@@ -28,7 +28,7 @@ def held(bundled, base):
 
 def test_an_operator_makes_a_model_of_ollama_a_base(page, site, held, operator, project, version, shoot, problems):  # noqa: F811
     page.goto(f"{site}/login")
-    page.get_by_label("Username").fill("operator")
+    page.get_by_label("Username or e-mail").fill("operator")
     page.get_by_label("Password").fill("operator-password")
     page.get_by_role("button", name="Log in").click()
     page.get_by_role("link", name="Base models").click()

@@ -24,7 +24,7 @@ PEOPLE = ("anonymous", "stranger", "viewer", "reviewer", "trainer", "owner", "op
 class Row:
     """`least`: a role, or "anybody", "signed in", "operator", "asker" (who typed it: the viewer here),
     "asker who is a trainer", "nobody" (a program that knows a secret), "scraper" (operators, or such a program),
-    "nowhere" (nothing is there)."""
+    "nowhere" (nothing is there), "absent" (nothing is there for who is signed in here)."""
 
     least: str
     method: str = "get"
@@ -33,17 +33,49 @@ class Row:
 
 FILE = {"file": "adapter.zip", "bytes": 7, "sha256": "0" * 64, "problem": ""}
 PUBLIC, SIGNED_IN, OPERATOR = "anybody", "signed in", "operator"
-NOBODY, SCRAPER, NOWHERE = "nobody", "scraper", "nowhere"
+NOBODY, SCRAPER, NOWHERE, ABSENT = "nobody", "scraper", "nowhere", "absent"
 ASKER, ASKER_TRAINS = "asker", "asker who is a trainer"
 VIEWER, REVIEWER, TRAINER, OWNER = Role.VIEWER, Role.REVIEWER, Role.TRAINER, Role.OWNER
 
 TABLE: dict[str, Row] = {
     "login": Row(PUBLIC),
     "join": Row(PUBLIC, of="token"),
-    "logout": Row(SIGNED_IN, "post"),
+    "sign_up": Row(NOWHERE),  # where no mail can be sent
+    "sign_up_link": Row(NOWHERE, of="token"),
+    "account_login": Row(PUBLIC),
+    "account_logout": Row(PUBLIC, "post"),
+    "account_signup": Row(PUBLIC),
+    "account_inactive": Row(PUBLIC),
+    "account_reauthenticate": Row(SIGNED_IN),
+    "account_email": Row(SIGNED_IN),
+    "account_email_verification_sent": Row(PUBLIC),
+    "account_confirm_email": Row(PUBLIC, of="key"),
+    "account_confirm_login_code": Row(PUBLIC),
+    "account_change_password": Row(SIGNED_IN),
+    "account_set_password": Row(SIGNED_IN),
+    "account_reset_password": Row(PUBLIC),
+    "account_reset_password_done": Row(PUBLIC),
+    "account_reset_password_from_key": Row(PUBLIC, of="reset"),
+    "account_reset_password_from_key_done": Row(PUBLIC),
+    "mfa_index": Row(SIGNED_IN),
+    "mfa_authenticate": Row(PUBLIC),
+    "mfa_reauthenticate": Row(SIGNED_IN),
+    "mfa_activate_totp": Row(SIGNED_IN),
+    "mfa_deactivate_totp": Row(ABSENT),
+    "mfa_view_recovery_codes": Row(ABSENT),
+    "mfa_generate_recovery_codes": Row(SIGNED_IN),
+    "mfa_download_recovery_codes": Row(ABSENT),
+    "usersessions_list": Row(SIGNED_IN),
+    "socialaccount_connections": Row(SIGNED_IN),
+    "socialaccount_signup": Row(PUBLIC),
+    "socialaccount_login_cancelled": Row(PUBLIC),
+    "socialaccount_login_error": Row(SIGNED_IN),
+    "openid_connect_login": Row(NOWHERE, "post", of="provider"),  # where none is configured
+    "openid_connect_callback": Row(NOWHERE, of="provider"),
+    "profile": Row(SIGNED_IN),
+    "theme": Row(SIGNED_IN, "post"),
     "home": Row(SIGNED_IN),
     "search": Row(SIGNED_IN),
-    "password_change": Row(SIGNED_IN),
     "project_create": Row(SIGNED_IN),
     "project_edit": Row(OWNER, of="project"),
     "project_delete": Row(OWNER, of="project"),
@@ -309,6 +341,9 @@ def things(project, owner, settings, bundled):
     return {
         "": {},
         "token": {"token": token},
+        "key": {"key": "unknown"},
+        "reset": {"uidb36": "1", "key": "a-b"},
+        "provider": {"provider_id": "organisation"},
         "rest": {"rest": "v1/nothing"},
         "membership": {"pk": project.pk, "member": membership.pk},
         "in project": {"project": project.pk},
@@ -333,6 +368,8 @@ def expected(row: Row, person: str) -> str:
         return "hidden"
     if person == "anonymous":
         return "login"
+    if row.least == ABSENT:
+        return "hidden"
     if row.least in (ASKER, ASKER_TRAINS):
         may = "pass" if row.least == ASKER else "refused"  # the asker is a viewer
         return may if person == "viewer" else "hidden"
@@ -348,7 +385,7 @@ def expected(row: Row, person: str) -> str:
 
 
 def seen(response) -> str:
-    if response.status_code == 302 and response.url.startswith(f"{reverse('login')}?next="):
+    if response.status_code == 302 and response.url.startswith(f"{reverse('account_login')}?next="):
         return "login"
     return {404: "hidden", 403: "refused"}.get(response.status_code, "pass")
 

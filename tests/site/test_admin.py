@@ -85,7 +85,7 @@ def test_a_disabled_account_is_out_at_once_and_stays_out(desk, client_of, owner,
     assert inside.get(reverse("home")).status_code == 200
     assert "done" in act(desk, "auth_user", "disable", owner.pk)
     assert inside.get(reverse("home")).status_code == 302
-    client.post(reverse("login"), {"username": "owner", "password": PASSWORD})
+    client.post(reverse("account_login"), {"login": "owner", "password": PASSWORD})
     assert client.get(reverse("home")).status_code == 302
     assert "disabled already" in act(desk, "auth_user", "disable", owner.pk)
     assert "done" in act(desk, "auth_user", "enable", owner.pk)

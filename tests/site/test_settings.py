@@ -48,6 +48,10 @@ BAD = [
     ("FINETUNE_JOB_LOG_DAYS", "some", "must be a whole number"),
     ("FINETUNE_BACKUP_HOURS", "0", "must be at least 1"),
     ("FINETUNE_BACKUP_KEEP", "0", "must be at least 1"),
+    ("FINETUNE_SMTP_PORT", "0", "must be at least 1"),
+    ("FINETUNE_SMTP_TLS", "maybe", "must be one of off, starttls, tls"),
+    ("FINETUNE_TWO_FACTOR", "some", "must be one of everybody, off, operators"),
+    ("FINETUNE_OIDC_URL", "https://sso.example.org", "FINETUNE_OIDC_CLIENT_ID"),
     ("FINETUNE_MODEL_FOLDERS", "models:/srv/models", "begin with /"),
 ]
 
@@ -60,6 +64,22 @@ def test_a_value_that_cannot_work_is_refused(name, value, sentence, monkeypatch)
         runpy.run_path(str(SETTINGS))
     assert sentence in str(told.value) and (name in str(told.value))
     assert "se cret" not in str(told.value)
+
+
+def test_values_that_need_others_are_refused_without_them(monkeypatch):
+    monkeypatch.setenv("FINETUNE_SMTP_HOST", "mail.example.org")
+    with pytest.raises(ImproperlyConfigured, match="FINETUNE_MAIL_FROM must name the sender"):
+        runpy.run_path(str(SETTINGS))
+    monkeypatch.setenv("FINETUNE_MAIL_FROM", "Finetune <finetune@example.org>")
+    assert runpy.run_path(str(SETTINGS))["ACCOUNT_EMAIL_VERIFICATION"] == "optional"
+    for name in ("FINETUNE_OIDC_CLIENT_ID", "FINETUNE_OIDC_CLIENT_SECRET"):
+        monkeypatch.setenv(name, "given")
+    monkeypatch.setenv("FINETUNE_OIDC_URL", "http://sso.example.org")
+    with pytest.raises(ImproperlyConfigured, match="must begin with https://"):
+        runpy.run_path(str(SETTINGS))
+    monkeypatch.setenv("FINETUNE_OIDC_URL", "https://sso.example.org/realms/main/")
+    policy = runpy.run_path(str(SETTINGS))["CONTENT_SECURITY_POLICY"]["DIRECTIVES"]
+    assert policy["form-action"][1:] == ["https://sso.example.org"]
 
 
 @pytest.mark.parametrize("word", ["on", "1", "TRUE", "yes"])
