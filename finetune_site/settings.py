@@ -126,6 +126,14 @@ EMAIL_USE_TLS, EMAIL_USE_SSL, EMAIL_TIMEOUT = _tls == "starttls", _tls == "tls",
 DEFAULT_FROM_EMAIL = SERVER_EMAIL = os.environ.get("FINETUNE_MAIL_FROM", "").strip() or "finetune@localhost"
 if CAN_MAIL and "@localhost" in DEFAULT_FROM_EMAIL:
     raise ImproperlyConfigured("FINETUNE_MAIL_FROM must name the sender of mail: Finetune <finetune@example.org>.")
+# Where people reach the site: links in mails and webhooks begin so.
+SITE_URL = os.environ.get("FINETUNE_URL", "").strip().rstrip("/") or "http://localhost:8000"
+if not re.fullmatch(r"https?://[^/\s]+", SITE_URL):
+    raise ImproperlyConfigured("FINETUNE_URL must be an address without a path: https://portal.example.org.")
+# Hosts that people may have called with their notices; the site asks no other on a user's word.
+WEBHOOK_HOSTS = [host if "://" in host else f"https://{host}" for host in _list("FINETUNE_WEBHOOK_HOSTS", "")]
+if any(not re.fullmatch(r"https?://[^/\s@]+", host) for host in WEBHOOK_HOSTS):
+    raise ImproperlyConfigured("FINETUNE_WEBHOOK_HOSTS must name hosts: hooks.example.org,http://chat.internal:8065.")
 # Whoever shows to own an address of these domains may make an account; else an invitation is needed.
 SIGN_UP_DOMAINS = [domain.lower().lstrip("@") for domain in _list("FINETUNE_SIGN_UP_DOMAINS", "")]
 # Who has to set up a second factor before anything else.
@@ -154,6 +162,7 @@ INSTALLED_APPS = [
     "training_app.apps.TrainingConfig",
     "finetune_site.api.apps.ApiConfig",
     "finetune_site.operations.apps.OperationsConfig",
+    "finetune_site.notifications.apps.NotificationsConfig",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -368,6 +377,7 @@ JOB_SCHEDULES = {
     "chats": ("training_app.services.chat.forget_old", 24 * 60),
     "kept answers": ("finetune_site.api.services.forget_answers", 60),
     "questions": ("training_app.services.chat.call_for_waiting", 1),
+    "notices": ("finetune_site.notifications.services.tell", 1),
     "forget": ("finetune_site.operations.schedules.forget_old", 24 * 60),
     "backup": ("finetune_site.operations.schedules.back_up_when_due", 60),
 }

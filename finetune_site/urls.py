@@ -15,6 +15,7 @@ urlpatterns = [
     path("", include("datasets_app.urls")),
     path("", include("training_app.urls")),
     path("", include("finetune_site.operations.urls")),
+    path("", include("finetune_site.notifications.urls")),
     path("", include("finetune_site.api.urls")),
 ]
 handler500 = "finetune_site.operations.views.server_error"

@@ -72,6 +72,11 @@ TABLE: dict[str, Row] = {
     "socialaccount_login_error": Row(SIGNED_IN),
     "openid_connect_login": Row(NOWHERE, "post", of="provider"),  # where none is configured
     "openid_connect_callback": Row(NOWHERE, of="provider"),
+    "notice_list": Row(SIGNED_IN),
+    "notices_read": Row(SIGNED_IN, "post"),
+    "bell": Row(SIGNED_IN),
+    "notice": Row(ASKER, of="notice"),
+    "wishes": Row(SIGNED_IN),
     "profile": Row(SIGNED_IN),
     "theme": Row(SIGNED_IN, "post"),
     "home": Row(SIGNED_IN),
@@ -258,6 +263,7 @@ def things(project, owner, settings, bundled):
     from datasets_app.services import datasets, examples
     from finetune_site.api.services import make_token
     from finetune_site.lib.sealing import seal
+    from finetune_site.notifications.models import Notice
     from training_app.models import (
         Benchmark,
         ChatAnswer,
@@ -325,6 +331,7 @@ def things(project, owner, settings, bundled):
     turn = ChatTurn.objects.create(conversation=conversation, prompt="Q?")
     answer = ChatAnswer.objects.create(turn=turn, side="base", text="A.", state="done")
     api_token, _ = make_token(actor=asker, name="T", scopes=["write"])
+    notice = Notice.objects.create(user=asker, project=project, kind="done", text="Done", url=run.get_absolute_url())
     export = Export.objects.create(run=run, format="adapter", created_by=owner, result=FILE)
     export.folder.mkdir(parents=True, exist_ok=True)
     export.path.write_bytes(b"weights")
@@ -336,7 +343,7 @@ def things(project, owner, settings, bundled):
         "conversation": conversation, "answer": answer,
         "sweep": sweep, "evaluation row": row, "judgement": judgement, "benchmark": benchmark,
         "conflict": conflict, "import": entry, "export": export, "published model": published,
-        "publication": publication, "ollama": server, "base": bundled, "api token": api_token,
+        "publication": publication, "ollama": server, "base": bundled, "api token": api_token, "notice": notice,
     }  # fmt: skip
     return {
         "": {},

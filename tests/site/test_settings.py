@@ -50,6 +50,8 @@ BAD = [
     ("FINETUNE_BACKUP_KEEP", "0", "must be at least 1"),
     ("FINETUNE_SMTP_PORT", "0", "must be at least 1"),
     ("FINETUNE_SMTP_TLS", "maybe", "must be one of off, starttls, tls"),
+    ("FINETUNE_URL", "portal.example.org", "without a path"),
+    ("FINETUNE_WEBHOOK_HOSTS", "hooks.example.org/a", "must name hosts"),
     ("FINETUNE_TWO_FACTOR", "some", "must be one of everybody, off, operators"),
     ("FINETUNE_OIDC_URL", "https://sso.example.org", "FINETUNE_OIDC_CLIENT_ID"),
     ("FINETUNE_MODEL_FOLDERS", "models:/srv/models", "begin with /"),
