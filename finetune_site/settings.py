@@ -373,6 +373,7 @@ BACKUP_KEEP = _number("FINETUNE_BACKUP_KEEP", 7, least=1)
 # Short tasks that come by themselves: name, function and minutes between.
 JOB_SCHEDULES = {
     "reconcile": ("finetune_site.jobs.dispatch.reconcile", 1),
+    "tally": ("datasets_app.services.datasets.settle_tally", 5),
     "label studio": ("datasets_app.services.labelstudio.sync_all", LABEL_STUDIO_MINUTES),
     "chats": ("training_app.services.chat.forget_old", 24 * 60),
     "kept answers": ("finetune_site.api.services.forget_answers", 60),

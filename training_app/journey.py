@@ -4,7 +4,7 @@ Counts alone, in a constant number of queries; nothing is written here.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from django.contrib.auth.models import User
@@ -12,7 +12,7 @@ from django.db.models import Count, Exists, OuterRef, Q
 from django.urls import reverse
 from django.utils import timezone
 
-from datasets_app.models import Conflict, DatasetVersion, Document, Example, State
+from datasets_app.models import Conflict, Counts, DatasetVersion, Document, Tally
 from finetune_site.jobs.models import Job, JobState
 from finetune_site.projects.models import Project, Role
 from training_app.models import Evaluation, Publication, PublishedModel, Run
@@ -45,17 +45,11 @@ class Step:
 
 @dataclass
 class Group:
-    """The examples of one dataset by state."""
+    """One dataset and its examples by state."""
 
     name: str
-    drafts: int = 0
-    approved: int = 0
-    rejected: int = 0
-    is_sealed: bool = False
-
-    @property
-    def total(self) -> int:
-        return self.drafts + self.approved + self.rejected
+    is_sealed: bool
+    counts: Counts = field(default_factory=Counts)
 
 
 @dataclass(frozen=True)
@@ -75,15 +69,15 @@ class Journey:
 
     @property
     def examples(self) -> int:
-        return sum(group.total for group in self.datasets.values())
+        return sum(group.counts.total for group in self.datasets.values())
 
     @property
     def approved(self) -> int:
-        return sum(group.approved for group in self.datasets.values())
+        return sum(group.counts.approved for group in self.datasets.values())
 
     @property
     def drafts(self) -> int:
-        return sum(group.drafts for group in self.datasets.values())
+        return sum(group.counts.draft for group in self.datasets.values())
 
     @property
     def stages(self) -> list[Stage]:
@@ -172,15 +166,19 @@ class Journey:
             yield Step(text, publication.get_absolute_url(), "Look", "hourglass")
 
     def _reviews(self) -> Iterator[Step]:
-        for dataset, group in sorted(self.datasets.items(), key=lambda pair: -pair[1].drafts):
-            if group.drafts:
-                text = f"{_count(group.drafts, 'example')} of {group.name} to judge. Only approved ones are learned."
+        for dataset, group in sorted(self.datasets.items(), key=lambda pair: -pair[1].counts.draft):
+            if group.counts.draft:
+                text = (
+                    f"{_count(group.counts.draft, 'example')} of {group.name} to judge. Only approved ones are learned."
+                )
                 yield Step(text, reverse("review", args=[dataset]), "Review", "eye")
 
     def _seals(self) -> Iterator[Step]:
         for dataset, group in self.datasets.items():
-            if group.approved and not group.drafts and not group.is_sealed:
-                text = f"{group.name} is judged: seal its {_count(group.approved, 'approved example')} for a run."
+            if group.counts.approved and not group.counts.draft and not group.is_sealed:
+                text = (
+                    f"{group.name} is judged: seal its {_count(group.counts.approved, 'approved example')} for a run."
+                )
                 yield Step(text, reverse("dataset", args=[dataset]), "Seal a version", "lock")
 
     def _runs(self) -> Iterator[Step]:
@@ -234,11 +232,9 @@ def _documents(project: Project) -> dict[str, int]:
 def _datasets(project: Project) -> dict[int, Group]:
     sealed = DatasetVersion.objects.filter(dataset=OuterRef("pk")).sealed()
     found = project.datasets.annotate(has_version=Exists(sealed)).values_list("pk", "name", "has_version")
-    groups = {pk: Group(name, is_sealed=is_sealed) for pk, name, is_sealed in found}
-    names = {State.DRAFT.value: "drafts", State.APPROVED.value: "approved", State.REJECTED.value: "rejected"}
-    counted = Example.objects.filter(dataset__in=list(groups)).order_by().values_list("dataset", "state")
-    for dataset, state, count in counted.annotate(Count("pk")):
-        setattr(groups[dataset], names[state], count)
+    groups = {pk: Group(name, is_sealed) for pk, name, is_sealed in found}
+    for dataset, counts in Tally.objects.counts(groups).items():
+        groups[dataset].counts = counts
     return groups
 
 

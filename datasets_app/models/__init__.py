@@ -11,10 +11,12 @@ from datasets_app.models.labelstudio import (
     LabelStudioServer,
     LabelStudioTask,
 )
+from datasets_app.models.tally import Counts, Tally
 
 __all__ = [
     "Chunk",
     "Conflict",
+    "Counts",
     "Dataset",
     "DatasetVersion",
     "Decision",
@@ -33,5 +35,6 @@ __all__ = [
     "LabelStudioTask",
     "ModelServer",
     "State",
+    "Tally",
     "VersionEntry",
 ]

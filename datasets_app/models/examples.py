@@ -46,12 +46,14 @@ class ExampleQuerySet(models.QuerySet["Example"]):
         return self.filter(state=State.APPROVED, author=person, text__author=person, decided_by=person)
 
     def chosen_by(self, *, state: str = "", document: str = "", origin: str = "", text: str = "") -> "ExampleQuerySet":
-        """The filter of the review page; an empty value does not filter."""
+        """The filter of the review page; an empty value does not filter. `document`: its key, or a part of its name."""
         found = self
         if state in State.values:
             found = found.filter(state=state)
         if document.isdecimal():
             found = found.filter(document_id=int(document))
+        elif document:
+            found = found.filter(document_name__icontains=document)
         if origin in Origin.values:
             found = found.filter(origin=origin)
         if text:

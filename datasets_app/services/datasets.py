@@ -7,11 +7,11 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Max
 from django.urls import reverse
 
-from datasets_app.models import Dataset, DatasetVersion, Document, Generation, ImportBatch, ModelServer, State
+from datasets_app.models import Dataset, DatasetVersion, Document, Generation, ImportBatch, ModelServer, State, Tally
 from finetune_site.jobs import services as jobs
 from finetune_site.lib.files import write_whole
 from finetune_site.projects.models import Project
@@ -36,7 +36,13 @@ def delete_dataset(*, actor: User, dataset: Dataset) -> None:
     """Remove a dataset with its examples; one that has a version stays, since runs may stand on it."""
     if dataset.versions.exists():
         raise DatasetError("The dataset has versions, on which runs may stand; it cannot be deleted.")
-    audit(dataset.project, actor, "deleted the dataset", dataset, before={"examples": dataset.examples.count()})
+    audit(
+        dataset.project,
+        actor,
+        "deleted the dataset",
+        dataset,
+        before={"examples": Tally.objects.counts_of(dataset).total},
+    )
     dataset.delete()
 
 
@@ -140,3 +146,15 @@ def seal_version(
     version.save(update_fields=["job"])
     audit(dataset.project, actor, "sealed", version, after={"validation": validation_share, "recall": recall_share})
     return version
+
+
+def settle_tally() -> None:
+    """Add the changes up that were counted since the last time, and drop those of datasets that are gone. Readers see
+    the sum at every moment; writers are not waited for."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "with gone as (delete from datasets_app_tally returning dataset_id, state, change) "
+            "insert into datasets_app_tally (dataset_id, state, change) "
+            "select dataset_id, state, sum(change) from gone join datasets_app_dataset on id = dataset_id "
+            "group by dataset_id, state having sum(change) <> 0"
+        )

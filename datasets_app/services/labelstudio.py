@@ -29,7 +29,7 @@ from datasets_app.models import (
     LabelStudioSending,
     LabelStudioServer,
     LabelStudioTask,
-    State,
+    Tally,
 )
 from datasets_app.services import examples
 from datasets_app.services.datasets import DatasetError
@@ -366,13 +366,7 @@ class ReviewCounts:
 def counts(datasets: Iterable[Dataset]) -> dict[int, ReviewCounts]:
     """The counts of each dataset by its key, in two queries however many there are."""
     keys, outcome = [dataset.pk for dataset in datasets], LabelStudioTask.Outcome
-    states = _sums(
-        Example.objects.filter(dataset__in=keys),
-        "dataset",
-        approved=Q(state=State.APPROVED),
-        rejected=Q(state=State.REJECTED),
-        open=Q(state=State.DRAFT),
-    )
+    states = Tally.objects.counts(keys)
     tasks = _sums(
         LabelStudioTask.objects.filter(example__dataset__in=keys),
         "example__dataset",
@@ -382,7 +376,12 @@ def counts(datasets: Iterable[Dataset]) -> dict[int, ReviewCounts]:
         doubly=Q(agree__isnull=False),
         agreed=Q(agree=True),
     )
-    return {key: ReviewCounts(**states.get(key, {}), **tasks.get(key, {})) for key in keys}
+    return {
+        key: ReviewCounts(
+            approved=states[key].approved, rejected=states[key].rejected, open=states[key].draft, **tasks.get(key, {})
+        )
+        for key in keys
+    }
 
 
 def _sums(rows: QuerySet[Any], key: str, **conditions: Q) -> dict[int, dict[str, int]]:

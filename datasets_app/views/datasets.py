@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import islice
 
 import pyarrow.parquet
@@ -24,7 +25,7 @@ from datasets_app.forms import (
     SealForm,
     TextForm,
 )
-from datasets_app.models import Dataset, DatasetVersion, LabelStudioLink, LabelStudioServer, State
+from datasets_app.models import Dataset, DatasetVersion, LabelStudioLink, LabelStudioServer, Tally
 from datasets_app.services import datasets as services
 from datasets_app.services import examples as example_services
 from datasets_app.services import sealing
@@ -44,15 +45,14 @@ PREVIEW_CHARACTERS = 2_000_000
 def dataset_list(request: SignedInRequest, project: int) -> HttpResponse:
     of = get_project(request.user, project)
     datasets = Dataset.objects.filter(project=of).annotate(
-        total=Count("examples", distinct=True),
-        approved=Count("examples", Q(examples__state=State.APPROVED), distinct=True),
-        drafts=Count("examples", Q(examples__state=State.DRAFT), distinct=True),
-        sealed=Count("versions", Q(versions__sealed_at__isnull=False), distinct=True),
+        sealed=Count("versions", Q(versions__sealed_at__isnull=False))
     )
     datasets = datasets.order_by("-created_at", "-pk")  # the model's own order is dropped where rows are counted
+    counts = Tally.objects.counts(found.pk for found in datasets)
+    rows = [(found, counts[found.pk]) for found in datasets]
     may = has_role(request.user, of, Role.TRAINER)
     has_label_studio = LabelStudioLink.objects.filter(dataset__project=of).exists()
-    context = {"project": of, "section": "datasets", "datasets": datasets, "may_create": may}
+    context = {"project": of, "section": "datasets", "rows": rows, "may_create": may}
     return render(request, "datasets/dataset_list.html", context | {"has_label_studio": has_label_studio})
 
 
@@ -71,10 +71,10 @@ def dataset_create(request: SignedInRequest, project: int) -> HttpResponse:
 @require_GET
 def dataset(request: SignedInRequest, pk: int) -> HttpResponse:
     found = access.get_dataset(request.user, pk)
-    states = dict(found.examples.values_list("state").annotate(count=Count("pk")))
+    counts = Tally.objects.counts_of(found)
     context = _context(found) | {
-        "counts": {state: states.get(state, 0) for state in State.values},
-        "total": sum(states.values()),
+        "counts": asdict(counts),
+        "total": counts.total,
         "generations": found.generations.select_related("job", "created_by")[:10],
         "imports": found.imports.select_related("job", "created_by")[:10],
         "versions": found.versions.select_related("job", "created_by"),

@@ -1,10 +1,10 @@
 """Review: one example beside its source, judged by keyboard; the list; decisions in bulk; an example's history."""
 
+from dataclasses import asdict
 from urllib.parse import urlencode
 
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.db.models import Count
 from django.http import HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -12,13 +12,14 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from datasets_app import access
 from datasets_app.forms import ConversationForm, PreferenceForm, TextForm, TurnsForm
-from datasets_app.models import Dataset, Document, Example, State
+from datasets_app.models import Dataset, Document, Example, State, Tally
 from datasets_app.models.examples import ExampleQuerySet, Kind, Origin
 from datasets_app.services import examples as services
 from datasets_app.services.datasets import DatasetError
 from finetune_site.projects.access import SignedInRequest, has_role
 from finetune_site.projects.models import Role
 
+MOST_DOCUMENTS = 200
 FILTERS = ("state", "document", "origin", "text")
 
 
@@ -66,9 +67,11 @@ def review_undo(request: SignedInRequest, pk: int) -> HttpResponse:
 def example_list(request: SignedInRequest, pk: int) -> HttpResponse:
     dataset = access.get_dataset(request.user, pk)
     chosen = _chosen(dataset, request.GET)
+    pages = Paginator(chosen.select_related("text", "decided_by"), 50)
+    pages.count = _count(dataset, chosen, request.GET)
     context = _context(request, dataset) | {
-        "page": Paginator(chosen.select_related("text", "decided_by"), 50).get_page(request.GET.get("page")),
-        "count": chosen.count(),
+        "page": pages.get_page(request.GET.get("page")),
+        "count": pages.count,
         "filter": {name: request.GET.get(name, "") for name in FILTERS},
         "query": _query(request.GET),
     }
@@ -138,6 +141,14 @@ def _chosen(dataset: Dataset, query: QueryDict) -> ExampleQuerySet:
     return dataset.examples.all().chosen_by(**{name: str(query.get(name, "")) for name in FILTERS})
 
 
+def _count(dataset: Dataset, chosen: ExampleQuerySet, query: QueryDict) -> int:
+    """How many the filter lets through; of a state alone Postgres has it counted."""
+    if any(query.get(name) for name in FILTERS if name != "state"):
+        return chosen.count()
+    counts = Tally.objects.counts_of(dataset)
+    return {**asdict(counts)}.get(str(query.get("state", "")), counts.total)
+
+
 def _query(query: QueryDict) -> str:
     return urlencode({name: query[name] for name in FILTERS if query.get(name)})
 
@@ -158,14 +169,13 @@ def _review_context(request: SignedInRequest, pk: int) -> dict[str, object]:
     if "state" not in request.GET:
         chosen = chosen.filter(state=State.DRAFT)
     example = _at(dataset, chosen, request.GET)
-    states = dict(dataset.examples.values_list("state").annotate(count=Count("pk")))
-    total = sum(states.values())
+    counts = Tally.objects.counts_of(dataset)
     return _context(request, dataset) | {
         "example": example,
         "previous": chosen.filter(pk__lt=example.pk).order_by("-pk").first() if example else None,
-        "left": states.get(State.DRAFT, 0),
-        "judged": total - states.get(State.DRAFT, 0),
-        "total": total,
+        "left": counts.draft,
+        "judged": counts.total - counts.draft,
+        "total": counts.total,
         "filter": {name: request.GET.get(name, "") for name in FILTERS},
         "query": _query(request.GET),
     }
@@ -188,6 +198,14 @@ def _context(request: SignedInRequest, dataset: Dataset) -> dict[str, object]:
         "section": "datasets",
         "states": State.choices,
         "origins": Origin.choices,
-        "documents": Document.objects.filter(examples__dataset=dataset).distinct().order_by("name"),
+        "documents": _documents(dataset),
         "may_judge": has_role(request.user, dataset.project, Role.REVIEWER),
     }
+
+
+def _documents(dataset: Dataset) -> list[Document]:
+    """The documents to choose from: those that examples were made of, as far as a list is of use; beyond that people
+    type a part of the name."""
+    found = Document.objects.filter(generations__dataset=dataset).distinct().order_by("name", "pk")
+    documents = list(found[: MOST_DOCUMENTS + 1])
+    return documents if len(documents) <= MOST_DOCUMENTS else []

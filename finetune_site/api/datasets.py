@@ -3,14 +3,15 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from django.db.models import Count, Q
+from django.db.models import Count, OuterRef, Q, Subquery, Sum
+from django.db.models.functions import Coalesce
 from django.http import FileResponse
 from ninja import Field, File, Form, Query, Router, Schema, Status
 from ninja.files import UploadedFile
 
 from datasets_app import access
 from datasets_app.forms import GenerateForm, SealForm
-from datasets_app.models import Dataset, Example, State
+from datasets_app.models import Dataset, Example, State, Tally
 from datasets_app.services import datasets as services
 from datasets_app.services import examples as example_services
 from finetune_site.api.errors import ApiError, check
@@ -259,11 +260,16 @@ def version_file(request: TokenRequest, pk: Key) -> FileResponse:
 def _counted() -> Any:
     # The model's own order is dropped where rows are counted.
     return Dataset.objects.annotate(
-        total=Count("examples", distinct=True),
-        approved=Count("examples", Q(examples__state=State.APPROVED), distinct=True),
-        drafts=Count("examples", Q(examples__state=State.DRAFT), distinct=True),
-        sealed=Count("versions", Q(versions__sealed_at__isnull=False), distinct=True),
+        total=_sum(),
+        approved=_sum(state=State.APPROVED),
+        drafts=_sum(state=State.DRAFT),
+        sealed=Count("versions", Q(versions__sealed_at__isnull=False)),
     ).order_by("-created_at", "-pk")
+
+
+def _sum(**state: str) -> Coalesce:
+    changes = Tally.objects.filter(dataset=OuterRef("pk"), **state).order_by().values("dataset")
+    return Coalesce(Subquery(changes.annotate(sum=Sum("change")).values("sum")), 0)
 
 
 def _shown(example: Example) -> ExampleOut:

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, Q, QuerySet, Sum
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET
 
-from datasets_app.models import Example, State
+from datasets_app.models import State, Tally
 from finetune_site.jobs.models import Job, JobState
 from finetune_site.projects.access import SignedInRequest, get_project, role_of
 from finetune_site.projects.models import Project, Role
@@ -66,5 +66,5 @@ def _jobs_by_project(projects: QuerySet[Project]) -> dict[int, Any]:
 
 
 def _drafts_by_project(projects: QuerySet[Project]) -> dict[int, int]:
-    drafts = Example.objects.filter(dataset__project__in=projects.values("pk"), state=State.DRAFT).order_by()
-    return dict(drafts.values_list("dataset__project").annotate(Count("pk")))
+    drafts = Tally.objects.filter(dataset__project__in=projects.values("pk"), state=State.DRAFT).order_by()
+    return dict(drafts.values_list("dataset__project").annotate(Sum("change")))
