@@ -44,7 +44,7 @@ def main() -> None:
 
             django.setup()
             job, cookie = _prepare()
-            port = _free_port()
+            port = free_port()
             web = _start_web(port)
             results = {
                 count: asyncio.run(_measure(count, options.updates, job, cookie, port)) for count in options.viewers
@@ -83,7 +83,7 @@ def _prepare() -> tuple[Any, str]:
     return job, client.cookies[settings.SESSION_COOKIE_NAME].value
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -95,11 +95,11 @@ def _start_web(port: int) -> subprocess.Popen[bytes]:
          "--lifespan", "off", "--log-level", "error", "--timeout-graceful-shutdown", "1", "--backlog", "4096"],
         cwd=ROOT, env={**os.environ, "FINETUNE_DATABASE_POOL": "1"},
     )  # fmt: skip
-    _wait_for_web(port)
+    wait_for_web(port)
     return web
 
 
-def _wait_for_web(port: int) -> None:
+def wait_for_web(port: int) -> None:
     deadline = time.monotonic() + 60
     while True:
         try:

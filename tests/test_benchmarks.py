@@ -69,3 +69,14 @@ def test_label_studio() -> None:
     assert (figures["tasks"], figures["decisions"]) == ([10, 30], 10)
     assert figures["push_over_raw"] > 0 and figures["pull_500_over_raw"] > 0
     assert figures["pull_among_many_over_few"] > 0
+
+
+def test_pages() -> None:
+    figures = last_line(
+        "pages.py", "--examples", "400", "--documents", "60", "--runs", "6", "--points", "50",
+        "--users", "3", "--seconds", "3", "--think", "0.3",
+    )  # fmt: skip
+    for name, row in figures["pages"].items():
+        assert row["queries"][0] == row["queries"][1], f"{name} asks more where there is more"
+        assert row["alone_ms"] > 0
+    assert 0 < figures["p50_ms"] <= figures["p95_ms"]
