@@ -155,6 +155,13 @@ def dataset_read(request: TokenRequest, pk: Key) -> Any:
     return DatasetOut.from_orm(_counted().get(pk=fetch(request, access.get_dataset, pk).pk))
 
 
+@router.delete("/datasets/{int:pk}", auth=WRITE, response={204: None}, operation_id="dataset_delete")
+def dataset_delete(request: TokenRequest, pk: Key) -> Status[None]:
+    """Delete it with its examples; one that has a version stays, since runs may stand on it. Owners alone."""
+    services.delete_dataset(actor=request.user, dataset=fetch(request, access.get_dataset, pk, Role.OWNER))
+    return Status(204, None)
+
+
 @router.post("/datasets/{int:pk}/generate", auth=WRITE, response={201: WorkOut}, operation_id="generate")
 @once
 def generate(request: TokenRequest, pk: Key, body: GenerateIn) -> Status[Any]:

@@ -89,3 +89,10 @@ def document_parse(request: TokenRequest, pk: Key) -> Status[Any]:
 def chunk_list(request: TokenRequest, pk: Key, paging: Query[Paging]) -> Any:
     """The passages in reading order."""
     return paged(fetch(request, get_document, pk).chunks.all(), paging, ChunkOut.from_orm)
+
+
+@router.delete("/documents/{int:pk}", auth=WRITE, response={204: None}, operation_id="document_delete")
+def document_delete(request: TokenRequest, pk: Key) -> Status[None]:
+    """Delete it; examples made from it keep where they came from. Owners alone."""
+    services.delete_document(actor=request.user, document=fetch(request, get_document, pk, Role.OWNER))
+    return Status(204, None)

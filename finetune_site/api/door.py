@@ -5,10 +5,19 @@ from typing import Any
 from ninja import NinjaAPI, Router
 from ninja.openapi.schema import OpenAPISchema
 
-from finetune_site.api import datasets, documents, jobs, projects, runs
+from finetune_site.api import chat, datasets, documents, jobs, label_studio, projects, publishing, runs
 from finetune_site.api.errors import ErrorOut, register
 
-ROOMS: tuple[Router, ...] = (projects.router, documents.router, datasets.router, runs.router, jobs.router)
+ROOMS: tuple[Router, ...] = (
+    projects.router,
+    documents.router,
+    datasets.router,
+    label_studio.router,
+    runs.router,
+    publishing.router,
+    chat.router,
+    jobs.router,
+)
 ERRORS = {
     400: "The request cannot be read",
     401: "No token, or one that is not valid",
@@ -16,6 +25,7 @@ ERRORS = {
     404: "There is nothing that the token's person may see",
     409: "Not possible as things stand; the sentence says what to do",
     413: "Too large",
+    429: "Too many requests with tokens that are not valid; wait a minute",
     422: "Some of what was sent cannot be used; `fields` says which",
     500: "An error of the site, with a reference for the operator",
 }

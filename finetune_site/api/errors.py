@@ -26,6 +26,7 @@ CODES = {
     409: "conflict",
     413: "too_large",
     422: "invalid",
+    429: "too_many",
     500: "internal",
 }
 # What a person can mend: the services' own sentence goes out as it is.

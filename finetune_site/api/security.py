@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from allauth.account.adapter import get_adapter
 from django.contrib.auth.models import User
+from django.core.cache import cache
 from django.db import models
 from django.http import Http404, HttpRequest
 from ninja.security import HttpBearer
@@ -13,6 +15,7 @@ from finetune_site.api.models import Scope, Token
 from finetune_site.api.services import find_token
 from finetune_site.projects.models import Project, Role
 
+REFUSED_AT_MOST, REFUSED_SECONDS = 60, 60
 Row = TypeVar("Row", bound=models.Model)
 
 
@@ -33,11 +36,20 @@ class Bearer(HttpBearer):
     def authenticate(self, request: HttpRequest, token: str) -> Token | None:
         found = find_token(token)
         if found is None:
+            _slow_down(request)
             return None
         request.user = found.user
         if self.scope not in found.scopes:
             raise ApiError(403, f"The token lacks the scope “{self.scope.value}”. Make one that has it.")
         return found
+
+
+def _slow_down(request: HttpRequest) -> None:
+    """Whoever tries tokens is answered no more for a minute; one that is valid opens at any time."""
+    key = f"api-refused-{get_adapter().get_client_ip(request)}"
+    cache.add(key, 0, REFUSED_SECONDS)
+    if cache.incr(key) > REFUSED_AT_MOST:
+        raise ApiError(429, "Too many requests with tokens that are not valid. Wait a minute.")
 
 
 READ, WRITE, TRAIN, PUBLISH = (Bearer(scope) for scope in Scope)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.cache import cache
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.utils import timezone
@@ -25,7 +26,7 @@ from tests.factories import make_user
 from tests.site.test_access import things  # noqa: F401  a fixture
 
 PEOPLE = ("stranger", "viewer", "reviewer", "trainer", "owner", "operator")
-ANYONE = "anyone"
+ANYONE, ASKER = "anyone", "asker"  # who asked: the viewer here
 EXAMPLE = {"messages": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "B."}]}
 
 
@@ -38,7 +39,7 @@ class Row:
 
 
 FILE = "a file"
-READ, WRITE, TRAIN = Scope.READ, Scope.WRITE, Scope.TRAIN
+READ, WRITE, TRAIN, PUBLISH = Scope.READ, Scope.WRITE, Scope.TRAIN, Scope.PUBLISH
 VIEWER, REVIEWER, TRAINER, OWNER = Role.VIEWER, Role.REVIEWER, Role.TRAINER, Role.OWNER
 
 TABLE: dict[str, Row] = {
@@ -80,6 +81,32 @@ TABLE: dict[str, Row] = {
     "evaluation_list": Row(READ, VIEWER, "run"),
     "evaluation_read": Row(READ, VIEWER, "evaluation"),
     "evaluation_row_list": Row(READ, VIEWER, "evaluation"),
+    "document_delete": Row(WRITE, OWNER, "document"),
+    "dataset_delete": Row(WRITE, OWNER, "dataset"),
+    "label_studio_server_list": Row(READ, ANYONE),
+    "label_studio_list": Row(READ, VIEWER, "project"),
+    "label_studio_read": Row(READ, VIEWER, "dataset"),
+    "label_studio_send": Row(WRITE, TRAINER, "dataset", {"server": 1}),
+    "label_studio_sync": Row(WRITE, REVIEWER, "dataset"),
+    "export_list": Row(READ, VIEWER, "run"),
+    "export_create": Row(PUBLISH, TRAINER, "run", {"format": "merged"}),
+    "export_read": Row(READ, VIEWER, "export"),
+    "export_file": Row(READ, VIEWER, "export"),
+    "ollama_server_list": Row(READ, ANYONE),
+    "model_list": Row(READ, VIEWER, "project"),
+    "model_read": Row(READ, VIEWER, "published model"),
+    "publication_list": Row(READ, VIEWER, "published model"),
+    "publish": Row(PUBLISH, TRAINER, "run", {"server": 1, "name": "m"}),
+    "publication_read": Row(READ, VIEWER, "publication"),
+    "publication_override": Row(PUBLISH, OWNER, "publication", {"reason": "Because."}),
+    "publication_act": Row(PUBLISH, TRAINER, "publication", {}),
+    "conversation_list": Row(READ, VIEWER, "project"),
+    "run_chat": Row(TRAIN, VIEWER, "run", {"prompt": "Q?"}),
+    "model_chat": Row(TRAIN, VIEWER, "published model", {"prompt": "Q?"}),
+    "conversation_read": Row(READ, ASKER, "conversation"),
+    "conversation_ask": Row(TRAIN, ASKER, "conversation", {"prompt": "Q?"}),
+    "conversation_stop": Row(TRAIN, ASKER, "conversation"),
+    "conversation_discard": Row(TRAIN, ASKER, "conversation"),
     "job_list": Row(READ, ANYONE),
     "job_read": Row(READ, VIEWER, "job"),
     "job_cancel": Row(WRITE, OWNER, "job"),
@@ -112,7 +139,7 @@ def ask(things, monkeypatch):  # noqa: F811  the fixture
         from django.db import transaction
 
         row, (method, path) = TABLE[name], operations()[name]
-        url = path.replace("{pk}", str(things[row.of].get("pk", "")))
+        url = path.replace("{pk}", str(things[row.of].get("pk", ""))).replace("{act}", "switch")
         headers = {"Authorization": f"Bearer {secret}"} if secret is not None else {}
         with transaction.atomic():
             if row.body == FILE:
@@ -148,18 +175,30 @@ def test_who_may_and_with_which_token(name, ask, operator, project):
         got[person] = seen(ask(name, secret_of(User.objects.get(username=person))))
     assert got == {person: expected(row, person) for person in PEOPLE}
 
+    whole = User.objects.get(username="viewer") if row.least == ASKER else operator
     inactive, expired = make_user("gone"), timezone.now() - timedelta(seconds=1)
     secret = secret_of(inactive)
     User.objects.filter(pk=inactive.pk).update(is_active=False)
-    for useless in (None, "", "fts_nothing", "é", secret, secret_of(operator, expires_at=expired)):
+    for useless in (None, "", "fts_nothing", "é", secret, secret_of(whole, expires_at=expired)):
         assert ask(name, useless) == 401, useless
     for scope in Scope.values:
         opens = scope == row.scope or row.scope == READ
-        assert (ask(name, secret_of(operator, scope)) != 403) == opens, scope
+        assert (ask(name, secret_of(whole, scope)) != 403) == opens, scope
     elsewhere = create_project(actor=operator, name="Elsewhere")
     if row.of:
-        assert ask(name, secret_of(operator, project=elsewhere)) == 404, "the token is bound to another project"
-        assert seen(ask(name, secret_of(operator, project=project))) == "pass"
+        assert ask(name, secret_of(whole, project=elsewhere)) == 404, "the token is bound to another project"
+        assert seen(ask(name, secret_of(whole, project=project))) == "pass"
+
+
+@pytest.mark.django_db
+def test_whoever_tries_tokens_is_slowed_down(viewer):
+    cache.clear()
+    tries = [Client().get("/api/v1/projects", headers={"Authorization": f"Bearer fts_{n}"}) for n in range(62)]
+    assert [answer.status_code for answer in tries[-3:]] == [401, 429, 429]
+    assert tries[-1].json()["error"]["code"] == "too_many"
+    right = {"Authorization": f"Bearer {secret_of(viewer)}"}
+    assert Client().get("/api/v1/projects", headers=right).status_code == 200
+    cache.clear()
 
 
 def test_a_cookie_opens_nothing(client_of, owner, project):
@@ -173,6 +212,8 @@ def test_only_a_hash_is_kept(owner):
 
 
 def expected(row: Row, person: str) -> str:
+    if row.least == ASKER:
+        return "pass" if person == "viewer" else "hidden"
     if row.least == ANYONE or person == "operator":
         return "pass"
     if person == "stranger":

@@ -14,6 +14,7 @@ from finetune_site.projects.access import SignedInRequest, has_role
 from finetune_site.projects.models import Role
 from training_app.access import get_export, get_run
 from training_app.engine.spec import FORMATS
+from training_app.models import Export
 from training_app.services import publishing as services
 from training_app.services.runs import TrainingError
 
@@ -43,10 +44,15 @@ def export_create(request: SignedInRequest, pk: int) -> HttpResponse:
 
 @require_GET
 def export_download(request: SignedInRequest, pk: int) -> StreamingHttpResponse:
-    """The file, block by block: as a whole it would fill the memory."""
+    """The file as people save it."""
     export = get_export(request.user, pk)
     if not export.is_ready:
         raise Http404
+    return stream_file(export)
+
+
+def stream_file(export: Export) -> StreamingHttpResponse:
+    """A ready file, block by block: as a whole it would fill the memory."""
     _let_go()
     response = StreamingHttpResponse(_blocks(export.path), content_type="application/octet-stream")
     response["Content-Length"] = export.result["bytes"]
