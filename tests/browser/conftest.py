@@ -42,6 +42,19 @@ def context(context):
 
 
 @pytest.fixture
+def page(page):
+    """Keys are pressed once the page's scripts listen: its words are there before them, and a key would be lost."""
+    press = page.keyboard.press
+
+    def press_when_heard(key: str) -> None:
+        page.wait_for_load_state()
+        press(key)
+
+    page.keyboard.press = press_when_heard
+    return page
+
+
+@pytest.fixture
 def workers(transactional_db, settings) -> Iterator[None]:
     """A thread for each queue that does what waits, as runners do."""
     from finetune_site.jobs import queue

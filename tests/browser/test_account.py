@@ -26,6 +26,7 @@ def test_the_theme_goes_with_the_person(page, site, viewer, problems):  # noqa: 
     page.evaluate("localStorage.clear()")
     page.reload()
     expect(page.locator("html")).to_have_attribute("data-bs-theme", "dark")
+    page.wait_for_load_state()  # the menu opens by a script
     page.get_by_label("Open your menu").click()
     page.get_by_role("link", name="Your account").click()
     page.get_by_label("Theme").select_option("As my system says")
@@ -50,6 +51,7 @@ def test_a_second_factor_from_its_code_to_the_next_login(page, site, viewer, pro
     expect(page.get_by_label("Unused codes")).to_be_visible()
     codes = page.get_by_label("Unused codes").input_value().split()
     assert len(codes) == 10 and Authenticator.objects.filter(user=viewer).count() == 2
+    page.wait_for_load_state()  # the menu opens by a script
     page.get_by_label("Open your menu").click()
     page.get_by_role("button", name="Log out").click()
     page.get_by_label("Username or e-mail").fill("viewer@example.org")

@@ -195,6 +195,7 @@ def test_a_person_joins_by_invitation_and_sees_what_the_role_allows(page, site, 
     page.locator("#invite_role").select_option("viewer")
     page.get_by_role("button", name="Make invitation link").click()
     link = page.get_by_label("Invitation link").input_value()
+    page.wait_for_load_state()  # the menu opens by a script
     page.get_by_label("Open your menu").click()
     page.get_by_role("button", name="Log out").click()
     page.goto(link)
