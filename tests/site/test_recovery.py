@@ -115,7 +115,8 @@ def test_an_end_by_ctrl_c_leaves_no_process_and_the_next_start_has_everything(ru
     assert site.wait(600) == 0
     _, alive = psutil.wait_procs(family, timeout=120)
     assert alive == []
-    assert "First start" in (tmp_path / "up.log").read_text()
+    told = (tmp_path / "up.log").read_text()
+    assert "First start" in told and "made “Sample: the Kestrel mill”" in told
     again = subprocess.Popen(
         [*UP, "--port", address.rpartition(":")[2]],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True,

@@ -111,7 +111,8 @@ class Command(BaseCommand):
         self.guest = 0  # the command of --then
         code = 0
         try:
-            self._prepare()
+            if self._prepare() and not options["then"]:
+                subprocess.run([*_manage(), "sample_project"], check=True)
             self._start(options["host"], options["port"], options["label_studio"])
             code = self._run_then(options["then"]) if options["then"] else self._watch()
         finally:
@@ -129,21 +130,23 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         return server
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> bool:
+        """Bring database and files up to date; true at the first start."""
         for command in (["migrate", "-v0"], ["createcachetable", "-v0"], ["collectstatic", "--noinput", "-v0"]):
             subprocess.run([*_manage(), *command], check=True)
-        self._create_operator()
+        return self._create_operator()
 
-    def _create_operator(self) -> None:
+    def _create_operator(self) -> bool:
         """The first operator, with a password that is shown here and nowhere kept."""
         from django.contrib.auth.models import User
 
         if User.objects.filter(is_superuser=True).exists():
-            return
+            return False
         password = secrets.token_urlsafe(12)
         User.objects.create_superuser("operator", "", password)
         self.stdout.write(f"\n  First start: log in as  operator  with the password  {password}")
         self.stdout.write("  (shown once; change it under your name)")
+        return True
 
     def _start(self, host: str, port: int, label_studio: int | None) -> None:
         web = [
