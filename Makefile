@@ -23,6 +23,7 @@ test: .venv/tests .venv-label-studio/ready              ## all tests, those of o
 check: .venv/tests             ## style, types, structure, migrations, deployment settings
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/bandit -q -c pyproject.toml -r finetune_site datasets_app training_app
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_architecture.py

@@ -75,7 +75,7 @@ update jobs_job set state = 'running', token = %s, attempt = attempt + 1, host =
     lease_until = now() + %s * interval '1 second', started_at = now(), finished_at = null
 where state = 'queued' and id = (select waiting.id {_NEXT} for update of waiting skip locked)
 returning id
-"""  # noqa: S608  # constants
+"""  # noqa: S608  # nosec B608  constants
 
 
 def renew(job: Job) -> Heartbeat:

@@ -79,7 +79,7 @@ def start_detached(argv: list[str], *, log_path: Path, env: Mapping[str, str] | 
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("ab") as log:
         subprocess.run(
-            ["setsid", "--fork", *argv],  # noqa: S607
+            ["setsid", "--fork", *argv],  # noqa: S607  # nosec B607
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

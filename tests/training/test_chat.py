@@ -19,6 +19,7 @@ from datasets_app.services import datasets
 from finetune_site.jobs import services as jobs
 from finetune_site.jobs.models import Job, JobEvent
 from finetune_site.jobs.queue import HOST
+from finetune_site.lib.process import start_time
 from finetune_site.projects.services import delete_project
 from tests.engine.tiny import make_tiny_model
 from tests.factories import run_all
@@ -84,7 +85,10 @@ def answered(turn: ChatTurn, text: str = "It weighs 21 kg.") -> ChatTurn:
 def until(what, seconds: float = 300):
     deadline = time.monotonic() + seconds
     while not (found := what()):
-        assert time.monotonic() < deadline, "it never came"
+        answers = list(ChatAnswer.objects.values_list("side", "state", "finish", "problem", "tokens"))
+        assert time.monotonic() < deadline, (
+            f"it never came: {answers}, {list(Job.objects.values_list('kind', 'state'))}"
+        )
         time.sleep(0.02)
     return found
 
@@ -264,7 +268,8 @@ def test_a_conversation_discarded_while_it_is_answered_is_gone(run, viewer, clie
 def training(run, **fields) -> Job:
     return Job.objects.create(
         project=run.project, owner=run.created_by, kind="training.train", queue="gpu", label="Secret name",
-        state="running", token="11111111-1111-1111-1111-111111111111", host=HOST, held_slots=[0], pid=os.getpid(),
+        state="running", token="11111111-1111-1111-1111-111111111111", host=HOST, held_slots=[0],
+        pid=os.getpid(), pid_started=start_time(os.getpid()),  # or it would count as lost
         lease_until=timezone.now() + timedelta(hours=1), **fields,
     )  # fmt: skip
 

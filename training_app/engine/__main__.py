@@ -123,7 +123,7 @@ def _use_allocator(argv: list[str]) -> None:
     library = next((path for place in sys.path if (path := Path(place) / ALLOCATOR).is_file()), None)
     if library is not None and "LD_PRELOAD" not in os.environ:
         os.environ.update({"LD_PRELOAD": str(library), "MIMALLOC_PURGE_DELAY": "-1"})
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # nosec B606
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ class Command(BaseCommand):
 
     def _wait_for_web(self, url: str) -> None:
         while not self._stopping.is_set():
-            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):  # noqa: S310
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):  # noqa: S310  # nosec B310  our own address
                 self.stdout.write(f"\n  Finetune Site is up:  {url.removesuffix('/login')}\n  Ctrl-C stops it.\n")
                 return
             if self.children[0].process.poll() is not None:
