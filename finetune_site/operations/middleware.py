@@ -18,6 +18,8 @@ from finetune_site.operations.metrics import note_request
 
 logger = logging.getLogger("finetune_site.requests")
 HEADER = "X-Request-ID"
+# The site asks a browser for none of these, so nothing that got into a page may.
+NOTHING_ASKED = "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()"
 GIVEN = re.compile(r"[A-Za-z0-9._-]{8,64}")
 QUIET = ("health_live", "health_ready", "metrics")  # asked every few seconds by machines
 
@@ -49,6 +51,7 @@ def request_context(get_response: Sync | Async) -> Sync | Async:
 
 def _finish(request: HttpRequest, response: HttpResponseBase, request_id: str, seconds: float) -> HttpResponseBase:
     response[HEADER] = request_id
+    response["Permissions-Policy"] = NOTHING_ASKED
     match = request.resolver_match
     note_request(match.view_name if match else "", request.method or "", response.status_code, seconds)
     # The pattern, never the address: a query may hold what a person searched for, a path an invitation's token.

@@ -16,3 +16,4 @@ def test_nothing_runs_in_a_page_but_our_own_files(path, client_of, operator):
     assert answer["X-Frame-Options"] == "DENY"
     assert answer["Referrer-Policy"] == "same-origin"
     assert answer["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert "microphone=()" in answer["Permissions-Policy"]
