@@ -61,7 +61,7 @@ def make_tiny_model(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE, 
 
     tokenizer = make_tokenizer(chat_template=chat_template)
     torch.manual_seed(0)
-    sizes = {
+    sizes: dict[str, Any] = {
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 2,
