@@ -2,7 +2,7 @@
 
 Starts the whole site as `make run` does, lets scripted users do what the API offers (upload, generate, import, write,
 judge, seal, train, stop, resume, evaluate, export, chat, read), and kills one process a minute: a runner, an engine, a
-cluster or the web server. In the end every job must have ended, none may have failed for a reason that its person cannot
+cluster or the web server. In the end every job must have ended, none may have failed for a reason its person cannot
 mend, `manage.py check_invariants --deep` must find nothing, and memory must not have grown beyond the bound.
 Run alone: `.venv/bin/python benchmarks/soak.py [--minutes 30] [--users 20]`.
 """
