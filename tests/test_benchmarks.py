@@ -77,6 +77,6 @@ def test_pages() -> None:
         "--users", "3", "--seconds", "3", "--think", "0.3",
     )  # fmt: skip
     for name, row in figures["pages"].items():
-        assert row["queries"][0] == row["queries"][1], f"{name} asks more where there is more"
+        assert row["queries"][1] <= row["queries"][0], f"{name} asks more where there is more"
         assert row["alone_ms"] > 0
     assert 0 < figures["p50_ms"] <= figures["p95_ms"]

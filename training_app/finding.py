@@ -19,6 +19,7 @@ from training_app.models import PublishedModel, Run
 
 MAX_WORDS, MAX_CHARACTERS, SHOWN = 8, 200, 8
 BEFORE, SNIPPET = 60, 240
+LOOKED_AT_FIRST = 1000
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,12 @@ def search(user: User, words: list[str]) -> list[Group]:
     """What `user` may see that has all `words`, newest first; a group for each kind that has any."""
     projects = Project.objects.visible_to(user).values("pk")
     found = [
-        _group("Documents", "files", _named(Document, projects, words), _document),
-        _group("Passages", "quote", _passages(projects, words), lambda row: _passage(row, words)),
-        _group("Datasets", "list-check", _named(Dataset, projects, words), _place_only),
-        _group("Examples", "message", _examples(projects, words), lambda row: _example(row, words)),
-        _group("Runs", "chart-line", _runs(projects, words), _run),
-        _group("Models", "box", _named(PublishedModel, projects, words), _place_only),
+        _group("Documents", "files", _named(Document, projects, words), None, _document),
+        _group("Passages", "quote", *_passages(projects, words), lambda row: _passage(row, words)),
+        _group("Datasets", "list-check", _named(Dataset, projects, words), None, _place_only),
+        _group("Examples", "message", *_examples(projects, words), lambda row: _example(row, words)),
+        _group("Runs", "chart-line", _runs(projects, words), None, _run),
+        _group("Models", "box", _named(PublishedModel, projects, words), None, _place_only),
     ]
     return [group for group in found if group.hits]
 
@@ -68,8 +69,11 @@ def marked(text: str, words: list[str]) -> Iterator[tuple[str, bool]]:
             yield piece, place % 2 == 1
 
 
-def _group(title, icon, rows, hit) -> Group:  # type: ignore[no-untyped-def]  # rows of any model, and what shows them
-    some = list(rows[: SHOWN + 1])
+def _group(title, icon, rows, newest, hit) -> Group:  # type: ignore[no-untyped-def]  # rows of any model
+    """`newest`: the rows that are looked at first; where they are enough, nobody reads all that hold a common word."""
+    some = list(newest[: SHOWN + 1]) if newest is not None else []
+    if len(some) <= SHOWN:
+        some = list(rows[: SHOWN + 1])
     return Group(title, icon, [hit(row) for row in some[:SHOWN]], more=len(some) > SHOWN)
 
 
@@ -85,17 +89,20 @@ def _runs(projects: models.QuerySet, words: list[str]) -> models.QuerySet[Run]:
     return found.select_related("project", "base").order_by("-pk")
 
 
-def _passages(projects: models.QuerySet, words: list[str]) -> models.QuerySet[Chunk]:
-    found = Chunk.objects.annotate(words=SearchVector("text", config="simple")).filter(words=query_of(words))
-    found = found.filter(document__project__in=projects)
-    return found.select_related("document__project").order_by("-pk")
+def _passages(projects: models.QuerySet, words: list[str]) -> tuple[models.QuerySet, models.QuerySet]:
+    """All that have the words, and those among the newest."""
+    visible = Chunk.objects.filter(document__project__in=projects).order_by("-pk")
+    found = visible.annotate(words=SearchVector("text", config="simple")).filter(words=query_of(words))
+    found = found.select_related("document__project")
+    return found, found.filter(pk__in=visible.values("pk")[:LOOKED_AT_FIRST])
 
 
-def _examples(projects: models.QuerySet, words: list[str]) -> models.QuerySet[Example]:
-    """By their present texts: what was edited away is not found."""
-    found = Example.objects.annotate(words=SearchVector("text__search", config="simple")).filter(words=query_of(words))
-    found = found.filter(dataset__project__in=projects, text__example=F("pk"))
-    return found.select_related("dataset__project", "text").order_by("-pk")
+def _examples(projects: models.QuerySet, words: list[str]) -> tuple[models.QuerySet, models.QuerySet]:
+    """By their present texts: what was edited away is not found. All of them, and those among the newest."""
+    visible = Example.objects.filter(dataset__project__in=projects).order_by("-pk")
+    found = visible.annotate(words=SearchVector("text__search", config="simple")).filter(words=query_of(words))
+    found = found.filter(text__example=F("pk")).select_related("dataset__project", "text")
+    return found, found.filter(pk__in=visible.values("pk")[:LOOKED_AT_FIRST])
 
 
 def query_of(words: list[str]) -> SearchQuery:

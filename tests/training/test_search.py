@@ -94,3 +94,20 @@ def test_many_texts_are_found_through_an_index(model, field, index):
         cursor.execute(f"explain {sql}", parameters)
         plan = "\n".join(line for (line,) in cursor.fetchall())
     assert index in plan, plan
+
+
+def test_a_common_word_is_found_among_the_newest_and_a_rare_one_anywhere(project, trainer, client_of, monkeypatch):
+    from datasets_app.services import datasets, examples
+    from training_app import finding
+
+    monkeypatch.setattr(finding, "LOOKED_AT_FIRST", 12)
+    dataset = datasets.create_dataset(actor=trainer, project=project, name="Facts")
+    made = []
+    for number in range(30):
+        said = "Everything about the zebra." if number == 0 else f"Everything about part {number}."
+        turns = [{"role": "user", "content": "Tell me."}, {"role": "assistant", "content": said}]
+        made.append(examples.write_example(actor=trainer, dataset=dataset, content={"messages": turns}).pk)
+    common = next(group for group in finding.search(trainer, ["everything"]) if group.title == "Examples")
+    assert [hit.name for hit in common.hits] == [f"example {pk}" for pk in made[:-9:-1]] and common.more
+    rare = next(group for group in finding.search(trainer, ["zebra"]) if group.title == "Examples")
+    assert [hit.name for hit in rare.hits] == [f"example {made[0]}"] and not rare.more
