@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 PROJECTS = 4
 DRAIN_SECONDS = 1200
 GROWTH_BOUND = 1.3  # of a process's memory between the first and the last third
-THINK_SECONDS = 2.0
+THINK_SECONDS = 8.0  # two cores do about one short job a second
 VICTIMS = {
     "runner": "manage.py runner",
     "training engine": "training_app.engine",
