@@ -46,6 +46,16 @@ def running_site(environment, tmp_path):
     site.wait(600)
 
 
+def members(site: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return psutil.Process(site.pid).children(recursive=True)
+
+
+def is_cluster(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()[-2:] == ["cluster", "default"]
+    return False
+
+
 def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -109,8 +119,12 @@ def test_a_run_survives_the_loss_of_every_part(running_site, tmp_path):
 @pytest.mark.slow
 def test_an_end_by_ctrl_c_leaves_no_process_and_the_next_start_has_everything(running_site, tmp_path):
     environment, address, site = running_site
-    family = psutil.Process(site.pid).children(recursive=True)
+    family = members(site)
     assert len(family) > 8
+    supervisor = next(one for one in family if is_cluster(one))
+    supervisor.kill()  # what it supervised must not outlive it
+    wait_for(lambda: any(is_cluster(one) for one in members(site) if one.pid != supervisor.pid), 120)
+    family = list({*family, *members(site)})
     site.send_signal(signal.SIGINT)
     assert site.wait(600) == 0
     _, alive = psutil.wait_procs(family, timeout=120)
