@@ -45,7 +45,7 @@ def main() -> None:
             django.setup()
             job, cookie = _prepare()
             port = free_port()
-            web = _start_web(port)
+            web = start_web(port, "benchmarks.live:counted", "--factory")
             results = {
                 count: asyncio.run(_measure(count, options.updates, job, cookie, port)) for count in options.viewers
             }
@@ -89,9 +89,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _start_web(port: int) -> subprocess.Popen[bytes]:
+def start_web(port: int, *application: str) -> subprocess.Popen[bytes]:
     web = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "benchmarks.live:counted", "--factory", "--port", str(port),
+        [sys.executable, "-m", "uvicorn", *application, "--port", str(port),
          "--lifespan", "off", "--log-level", "error", "--timeout-graceful-shutdown", "1", "--backlog", "4096"],
         cwd=ROOT, env={**os.environ, "FINETUNE_DATABASE_POOL": "1"},
     )  # fmt: skip

@@ -13,7 +13,6 @@ import json
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +27,7 @@ WARM_SECONDS = 10
 
 
 def main() -> None:
-    from live import free_port
+    from live import free_port, start_web
 
     from finetune_site.lib.postgres import Embedded
 
@@ -60,7 +59,7 @@ def main() -> None:
             filled = time.perf_counter() - began
             many = queries(addresses)
             port = free_port()
-            web = start_web(port)
+            web = start_web(port, "finetune_site.asgi:application")
             alone = asyncio.run(one_after_another(addresses, port))
             times = asyncio.run(many_users(addresses, port, options.users, options.seconds, options.think))
         finally:
@@ -255,18 +254,6 @@ def queries(addresses: dict[str, list[str]]) -> dict[str, int]:
         assert answer.status_code == 200, f"{name}: {answer.status_code}"
         found[name] = len(seen)
     return found
-
-
-def start_web(port: int) -> subprocess.Popen[bytes]:
-    from live import wait_for_web
-
-    web = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "finetune_site.asgi:application", "--port", str(port), "--lifespan", "off",
-         "--log-level", "error", "--timeout-graceful-shutdown", "1", "--backlog", "4096"],
-        cwd=ROOT, env={**os.environ, "FINETUNE_DATABASE_POOL": "1"},
-    )  # fmt: skip
-    wait_for_web(port)
-    return web
 
 
 def _session(port: int) -> Any:

@@ -146,7 +146,7 @@ def _count(dataset: Dataset, chosen: ExampleQuerySet, query: QueryDict) -> int:
     if any(query.get(name) for name in FILTERS if name != "state"):
         return chosen.count()
     counts = Tally.objects.counts_of(dataset)
-    return {**asdict(counts)}.get(str(query.get("state", "")), counts.total)
+    return asdict(counts).get(str(query.get("state", "")), counts.total)
 
 
 def _query(query: QueryDict) -> str:

@@ -33,7 +33,7 @@ def profile(request: SignedInRequest) -> HttpResponse:
         services.save_profile(user=request.user, **form.cleaned_data)
         messages.success(request, "Saved.")
         return redirect("profile")
-    return render(request, "accounts/profile.html", {"form": form, "here": "profile"})
+    return render(request, "accounts/profile.html", {"form": form})
 
 
 @require_POST

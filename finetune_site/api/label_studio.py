@@ -72,13 +72,14 @@ def label_studio_server_list(request: TokenRequest, paging: Query[Paging]) -> An
 def label_studio_list(request: TokenRequest, pk: Key, paging: Query[Paging]) -> Any:
     """The project's datasets that are reviewed there, each with its counts and how far annotators agree."""
     links = _links().filter(dataset__project=fetch(request, get_project, pk)).order_by("dataset")
-    return paged(links, paging, _shown)
+    counts = services.counts([link.dataset for link in links])
+    return paged(links, paging, lambda link: _shown(link, counts[link.dataset_id]))
 
 
 @router.get("/datasets/{int:pk}/label-studio", auth=READ, response=ReviewOut, operation_id="label_studio_read")
 def label_studio_read(request: TokenRequest, pk: Key) -> Any:
     """How the review of one dataset stands."""
-    return _shown(_link(fetch(request, get_dataset, pk)))
+    return _alone(_link(fetch(request, get_dataset, pk)))
 
 
 @router.post(
@@ -101,7 +102,7 @@ def label_studio_sync(request: TokenRequest, pk: Key) -> Status[Any]:
     """Bring decisions back now; `sync_job_id` is the job that does."""
     link = _link(fetch(request, get_dataset, pk, Role.REVIEWER))
     services.hint(link, looks_whole=True)
-    return Status(201, _shown(_links().get(pk=link.pk)))
+    return Status(201, _alone(_links().get(pk=link.pk)))
 
 
 def _links() -> Any:
@@ -115,8 +116,11 @@ def _link(dataset: Dataset) -> LabelStudioLink:
     return found
 
 
-def _shown(link: LabelStudioLink) -> ReviewOut:
-    counts = services.counts([link.dataset])[link.dataset_id]
+def _alone(link: LabelStudioLink) -> ReviewOut:
+    return _shown(link, services.counts([link.dataset])[link.dataset_id])
+
+
+def _shown(link: LabelStudioLink, counts: services.ReviewCounts) -> ReviewOut:
     return ReviewOut(
         dataset_id=link.dataset_id,
         dataset=link.dataset.name,

@@ -3,10 +3,8 @@ run-label-studio` and for tests; a team's server is only talked to.
 """
 
 import contextlib
-import ctypes
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -14,7 +12,8 @@ from pathlib import Path
 
 import httpx
 
-_libc = ctypes.CDLL(None)
+from finetune_site.lib.process import end_with_parent
+
 EMAIL = "portal@example.org"
 START_SECONDS = 300.0  # the first start migrates an empty database
 # What it shall not do by itself: tell of its use, ask for news, open a sign-up; and hooks to this machine are allowed.
@@ -57,7 +56,7 @@ class Local:
         with (self._folder / "log.txt").open("ab") as log:
             self.process = subprocess.Popen(
                 self._command, env=self._env, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, preexec_fn=_end_with_parent,
+                start_new_session=True, preexec_fn=end_with_parent,  # or a killed parent leaves it on its port
             )  # fmt: skip
         deadline = time.monotonic() + START_SECONDS
         while not _answers(self.url):
@@ -113,10 +112,6 @@ def mint_token(url: str, password: str, email: str = EMAIL) -> str:
             client.post("/api/token/blacklist/", json={"refresh": known["token"]}, headers=headers)
         token: str = client.post("/api/token/", headers=headers).json()["token"]
         return token
-
-
-def _end_with_parent() -> None:
-    _libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a killed parent leaves nobody on its port
 
 
 def _answers(url: str) -> bool:

@@ -4,7 +4,6 @@ Only its binaries are used. The package's own manager makes system users, opens 
 leaves servers behind; this one runs the server in the foreground, bound to the life of its parent.
 """
 
-import ctypes
 import hashlib
 import importlib.util
 import os
@@ -17,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+from finetune_site.lib.process import end_with_parent
 
 START_SECONDS = 60
 _SOCKET_PATH_LIMIT = 90  # the kernel takes 107 bytes; the server appends /.s.PGSQL.5432.lock
@@ -145,7 +146,7 @@ class Embedded:
                 cwd="/",
                 env=_ENVIRONMENT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=lambda: end_with_parent(signal.SIGINT),  # a fast shutdown
                 **self._account,
             )
 
@@ -230,10 +231,3 @@ def _socket_dir(root: Path) -> Path:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(str(path).encode()).hexdigest()[:12]
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _die_with_parent() -> None:
-    _libc.prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG: a fast shutdown when the parent is gone

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import queue
@@ -20,6 +21,8 @@ from typing import Any
 
 from finetune_site.lib.channel import parse_json
 
+_libc = ctypes.CDLL(None)  # loaded before any fork
+_PR_SET_PDEATHSIG = 1
 STOP_GRACE_SECONDS = 90
 # The site's own settings, its database and its keys: an engine is told what it needs and inherits none of them.
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # only engines that fetch from the hub are given them
@@ -203,6 +206,11 @@ class Engine:
         with self._log_path.open("rb") as log:
             log.seek(max(self._log_start, self._log_path.stat().st_size - _TAIL_BYTES))
             return log.read().decode(errors="replace")
+
+
+def end_with_parent(number: int = signal.SIGTERM) -> None:
+    """For `preexec_fn`: the new process gets this signal when its parent is gone, whatever ended it."""
+    _libc.prctl(_PR_SET_PDEATHSIG, number)
 
 
 def _public_environment() -> dict[str, str]:

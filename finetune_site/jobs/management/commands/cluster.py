@@ -5,7 +5,6 @@ task that waits too long, or a parent that ended, means the whole process group 
 """
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -23,9 +22,8 @@ from django_q.models import OrmQ
 from finetune_site.jobs import machines, slots
 from finetune_site.jobs.dispatch import keep_schedules, reconcile
 from finetune_site.jobs.services import wake
+from finetune_site.lib.process import end_with_parent
 
-_libc = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
 TICK_SECONDS = 15
 STUCK_SECONDS = 45
 STOP_SECONDS = 10
@@ -86,7 +84,7 @@ class Command(BaseCommand):
             env={**os.environ, "Q_CLUSTER_NAME": self.name},
             start_new_session=True,
             # Killed without a word, we would leave it at work beside the one that is started in our place.
-            preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
+            preexec_fn=end_with_parent,
         )
 
     def _end(self) -> None:

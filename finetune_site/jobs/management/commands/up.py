@@ -22,10 +22,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from finetune_site.jobs import slots
 from finetune_site.lib.postgres import Embedded, PostgresError
-from finetune_site.lib.process import is_alive, start_time
+from finetune_site.lib.process import end_with_parent, is_alive, start_time
 
 _libc = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 class Child:
@@ -44,7 +44,7 @@ class Child:
             env={**os.environ, **self.env},
             cwd=settings.BASE_DIR,
             start_new_session=True,
-            preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
+            preexec_fn=end_with_parent,
         )
 
     def restart_if_dead(self, say: Any) -> None:
