@@ -9,19 +9,7 @@ from django.http import HttpRequest
 from datasets_app.forms import LabelStudioServerForm
 from datasets_app.models import Dataset, DatasetVersion, Document, Generation, LabelStudioServer, ModelServer
 from datasets_app.services import labelstudio as label_studio
-
-
-class ReadOnly(admin.ModelAdmin):
-    """Looked at, not changed."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+from finetune_site.projects.admin import ReadOnly
 
 
 @admin.register(Document)

@@ -38,6 +38,10 @@ def _number(name: str, default: int, least: int = 0) -> int:
     return int(value) if value else default
 
 
+def _limit(name: str) -> int | None:
+    return _number(name, 0) if os.environ.get(name) else None
+
+
 def _choice(name: str, default: str, known: set[str]) -> str:
     value = os.environ.get(name, "").strip() or default
     found = next((word for word in known if word.lower() == value.lower()), None)
@@ -368,6 +372,9 @@ if BACKUP_DIR and not Path(BACKUP_DIR).is_absolute():
     raise ImproperlyConfigured(f"FINETUNE_BACKUP_DIR must be a whole path that begins with /, not {BACKUP_DIR!r}.")
 # Lines and progress of jobs that ended are forgotten after so many days; 0: never.
 JOB_LOG_DAYS = _number("FINETUNE_JOB_LOG_DAYS", 0)
+# What a project may take where operators set nothing else for it; None: without a limit.
+PROJECT_DISK_GB = _limit("FINETUNE_PROJECT_DISK_GB")
+PROJECT_DEVICE_HOURS = _limit("FINETUNE_PROJECT_DEVICE_HOURS")
 BACKUP_HOURS = _number("FINETUNE_BACKUP_HOURS", 24, least=1)
 BACKUP_KEEP = _number("FINETUNE_BACKUP_KEEP", 7, least=1)
 # Short tasks that come by themselves: name, function and minutes between.
@@ -379,6 +386,8 @@ JOB_SCHEDULES = {
     "kept answers": ("finetune_site.api.services.forget_answers", 60),
     "questions": ("training_app.services.chat.call_for_waiting", 1),
     "notices": ("finetune_site.notifications.services.tell", 1),
+    "room": ("training_app.services.use.measure_projects", 10),
+    "hours": ("finetune_site.jobs.services.stop_beyond_limit", 1),
     "forget": ("finetune_site.operations.schedules.forget_old", 24 * 60),
     "backup": ("finetune_site.operations.schedules.back_up_when_due", 60),
 }

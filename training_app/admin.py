@@ -2,10 +2,21 @@
 
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.template.defaultfilters import filesizeformat
 
+from finetune_site.jobs.models import FINISHED
+from finetune_site.projects.admin import ProjectAdmin, ReadOnly
+from finetune_site.projects.models import Project
 from training_app.models import BaseModel, Benchmark, Evaluation, Judgement, Publication, PublishedModel, Rubric, Run
+from training_app.services.housekeeping import purge_run
+from training_app.services.runs import TrainingError
+from training_app.services.use import measure_projects
+
+PURGE = "Purge: delete checkpoints and exported files of runs that have ended"
 
 
 @admin.register(BaseModel)
@@ -20,24 +31,51 @@ class BaseModelAdmin(admin.ModelAdmin):
 
 
 @admin.register(Run)
-class RunAdmin(admin.ModelAdmin):
-    list_display = ["name", "project", "version", "base", "method", "created_by", "created_at", "state"]
+class RunAdmin(ReadOnly):
+    list_display = ["name", "project", "version", "base", "method", "created_by", "created_at", "state", "disk"]
     list_filter = ["method", "project"]
     search_fields = ["name", "project__name"]
     list_select_related = ["project", "version__dataset", "base", "created_by", "job"]
+    actions = ["purge"]
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
+    @admin.display(description="disk", ordering="disk_bytes")
+    def disk(self, run: Run) -> str:
+        return filesizeformat(run.disk_bytes)
 
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+    @admin.action(description=PURGE)
+    def purge(self, request: HttpRequest, queryset: QuerySet[Run]) -> None:
+        _purge(request, queryset)
 
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+
+admin.site.unregister(Project)
+
+
+@admin.register(Project)
+class PurgingProjectAdmin(ProjectAdmin):
+    """Projects with what only this floor can do to them."""
+
+    actions = ["purge"]
+
+    @admin.action(description=PURGE)
+    def purge(self, request: HttpRequest, queryset: QuerySet[Project]) -> None:
+        _purge(request, Run.objects.filter(project__in=queryset, job__state__in=FINISHED))
+
+
+def _purge(request: HttpRequest, runs: QuerySet[Run]) -> None:
+    if not request.user.is_superuser:
+        raise PermissionDenied("Only operators purge files.")
+    freed = 0
+    for run in runs.select_related("project"):
+        try:
+            freed += purge_run(actor=request.user, run=run)
+        except TrainingError as error:
+            messages.warning(request, f"{run}: {error}")
+    measure_projects()
+    messages.success(request, f"{filesizeformat(freed)} are free again.")
 
 
 @admin.register(Evaluation)
-class EvaluationAdmin(RunAdmin):
+class EvaluationAdmin(ReadOnly):
     list_display = ["__str__", "created_by", "created_at", "summary"]
     list_filter = []
     search_fields = ["run__name"]
@@ -45,7 +83,7 @@ class EvaluationAdmin(RunAdmin):
 
 
 @admin.register(Judgement)
-class JudgementAdmin(RunAdmin):
+class JudgementAdmin(ReadOnly):
     list_display = ["__str__", "evaluation", "rubric", "server", "digest", "created_by", "created_at"]
     list_filter = ["server"]
     search_fields = ["model", "evaluation__run__name"]
@@ -53,7 +91,7 @@ class JudgementAdmin(RunAdmin):
 
 
 @admin.register(Rubric)
-class RubricAdmin(RunAdmin):
+class RubricAdmin(ReadOnly):
     list_display = ["__str__", "project", "sha256", "created_by", "created_at"]
     list_filter = ["project"]
     search_fields = ["text"]
@@ -61,7 +99,7 @@ class RubricAdmin(RunAdmin):
 
 
 @admin.register(Benchmark)
-class BenchmarkAdmin(RunAdmin):
+class BenchmarkAdmin(ReadOnly):
     list_display = ["__str__", "tasks", "limit", "created_by", "created_at"]
     list_filter = []
     search_fields = ["run__name"]
@@ -69,7 +107,7 @@ class BenchmarkAdmin(RunAdmin):
 
 
 @admin.register(PublishedModel)
-class PublishedModelAdmin(RunAdmin):
+class PublishedModelAdmin(ReadOnly):
     list_display = ["name", "server", "project", "current", "created_by", "created_at"]
     list_filter = ["server", "project"]
     search_fields = ["name", "project__name"]
@@ -77,7 +115,7 @@ class PublishedModelAdmin(RunAdmin):
 
 
 @admin.register(Publication)
-class PublicationAdmin(RunAdmin):
+class PublicationAdmin(ReadOnly):
     list_display = ["__str__", "run", "format", "outcome", "digest", "created_by", "created_at"]
     list_filter = ["outcome", "format"]
     search_fields = ["model__name", "run__name"]

@@ -14,6 +14,7 @@ from training_app.views import (
     runs,
     servers,
     sweeps,
+    use,
     verdicts,
 )
 
@@ -21,6 +22,7 @@ urlpatterns = [
     path("", overview.home, name="home"),
     path("search", overview.search, name="search"),
     path("projects/<int:pk>/", overview.project, name="project"),
+    path("projects/<int:pk>/use", use.project_use, name="project_use"),
     path("ollama/", servers.ollama_list, name="ollama_list"),
     path("ollama/body", servers.ollama_list_body, name="ollama_list_body"),
     path("ollama/<int:pk>/pull", servers.ollama_pull, name="ollama_pull"),

@@ -93,6 +93,7 @@ class ImportBatch(models.Model):
     dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="imports")
     name = models.CharField(max_length=255)
     sha256 = models.CharField(max_length=64)
+    size = models.BigIntegerField(default=0, editable=False)
     format = models.CharField(max_length=20, blank=True)
     job = models.OneToOneField(Job, models.SET_NULL, null=True, related_name="import_batch")
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")

@@ -15,6 +15,7 @@ from datasets_app.models import Dataset, DatasetVersion, Document, Generation, I
 from finetune_site.jobs import services as jobs
 from finetune_site.lib.files import write_whole
 from finetune_site.projects.models import Project
+from finetune_site.projects.quotas import QuotaError, disk_refusal, take_disk
 from finetune_site.projects.services import audit
 
 
@@ -83,13 +84,17 @@ def start_generation(
 
 def import_examples(*, actor: User, dataset: Dataset, name: str, format: str, blocks: Iterable[bytes]) -> ImportBatch:
     """Keep a file of examples and read it in the background."""
+    if told := disk_refusal(dataset.project):
+        raise DatasetError(told)
     folder = Path(settings.MEDIA_ROOT) / "imports"
     aside = folder / f".import-{uuid.uuid4().hex}"
     digest = write_whole(aside, blocks)
+    size = aside.stat().st_size
     aside.rename(folder / digest)
     with transaction.atomic():
+        _take_disk(dataset.project, size)
         batch = ImportBatch.objects.create(
-            dataset=dataset, name=name[:255], sha256=digest, format=format, created_by=actor
+            dataset=dataset, name=name[:255], sha256=digest, size=size, format=format, created_by=actor
         )
         batch.job = jobs.enqueue(
             project=dataset.project,
@@ -101,6 +106,13 @@ def import_examples(*, actor: User, dataset: Dataset, name: str, format: str, bl
         batch.save(update_fields=["job"])
         audit(dataset.project, actor, "imported examples into", dataset, after={"file": name, "sha256": digest})
     return batch
+
+
+def _take_disk(project: Project, size: int) -> None:
+    try:
+        take_disk(project, size)
+    except QuotaError as error:
+        raise DatasetError(str(error)) from error
 
 
 def one_alone(dataset: Dataset, sealer: User) -> str:
@@ -124,7 +136,7 @@ def seal_version(
         raise DatasetError("The dataset has no approved example. Approve some in review, then seal.")
     if dataset.versions.filter(sealed_at=None, job__state__in=("queued", "running")).exists():
         raise DatasetError("A version of this dataset is being sealed already.")
-    if told := one_alone(dataset, actor):
+    if told := one_alone(dataset, actor) or disk_refusal(dataset.project):
         raise DatasetError(told)
     number = (dataset.versions.aggregate(last=Max("number"))["last"] or 0) + 1
     version = DatasetVersion.objects.create(

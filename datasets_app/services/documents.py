@@ -17,6 +17,7 @@ from finetune_site.jobs import services as jobs
 from finetune_site.lib.channel import InputError
 from finetune_site.lib.files import write_whole
 from finetune_site.projects.models import Project
+from finetune_site.projects.quotas import QuotaError, disk_refusal, give_disk_back, take_disk
 from finetune_site.projects.services import audit
 
 
@@ -34,6 +35,8 @@ class Uploaded:
 
 def upload_document(*, actor: User, project: Project, name: str, blocks: Iterable[bytes]) -> Uploaded:
     """Keep a file under its hash, then its row and the job that parses it. `DocumentError` for what is no document."""
+    if told := disk_refusal(project):  # before anything is sent here in vain
+        raise DocumentError(told)
     name = Path(name.replace("\\", "/")).name[:255] or "unnamed"
     folder = Path(settings.MEDIA_ROOT) / "documents"
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,6 +48,8 @@ def upload_document(*, actor: User, project: Project, name: str, blocks: Iterabl
         except InputError as error:
             raise DocumentError(str(error)) from error
         return _keep(actor, project, name, aside, digest, kind)
+    except QuotaError as error:
+        raise DocumentError(str(error)) from error
     finally:
         aside.unlink(missing_ok=True)
 
@@ -67,6 +72,7 @@ def delete_document(*, actor: User, document: Document) -> None:
     audit(document.project, actor, "deleted", document, before={"sha256": document.sha256, "size": document.size})
     digest, path = document.sha256, document.path
     document.delete()
+    give_disk_back(document.project, document.size)
     transaction.on_commit(lambda: _forget(digest, path))
 
 
@@ -92,6 +98,7 @@ def _keep(actor: User, project: Project, name: str, aside: Path, digest: str, ki
     )
     if is_new:
         _enqueue(actor, document)
+        take_disk(project, size)
         audit(project, actor, "uploaded", document, after={"sha256": digest, "size": size})
     return Uploaded(document, is_new)
 

@@ -13,7 +13,7 @@ from django_q.models import Schedule
 from finetune_site.jobs import slots
 from finetune_site.jobs.events import record
 from finetune_site.jobs.models import Job, JobState
-from finetune_site.jobs.queue import HOST, RETRY_SECONDS
+from finetune_site.jobs.queue import HOST, RETRY_SECONDS, charge
 from finetune_site.jobs.services import wake
 from finetune_site.lib.process import is_alive, kill_group, start_detached
 
@@ -90,18 +90,28 @@ def _bring_back(job: Job) -> None:
         kill_group(job.pid, job.pid_started)
         kill_group(job.engine_pid, job.engine_started)
     if job.cancel_requested:
-        state, text = JobState.CANCELLED, ""
+        state, text = JobState.CANCELLED, job.error_text
     elif job.attempt >= job.max_attempts:
         state, text = JobState.FAILED, f"The runner was lost {job.attempt} times; the last one on {job.host}."
     else:
         state, text = JobState.QUEUED, ""
+    charge(job)
     message = f"The runner was lost in attempt {job.attempt}; the work goes on from what it kept"
     with connection.cursor() as cursor:
         cursor.execute(
             "update jobs_job set state = %s, token = null, lease_until = null, engine_pid = null, message = %s, "
             "error_code = %s, error_text = %s, finished_at = case when %s then null else now() end, "
             "not_before = now() + %s * interval '1 second' where id = %s and token = %s",
-            [state, message, "lost" if text else "", text, state == JobState.QUEUED, RETRY_SECONDS, job.pk, job.token],
+            [
+                state,
+                message,
+                "lost" if state == JobState.FAILED else "",
+                text,
+                state == JobState.QUEUED,
+                RETRY_SECONDS,
+                job.pk,
+                job.token,
+            ],
         )
     logger.warning("job %s: runner lost, now %s", job.pk, state)
     record(job, "state", {"state": state, "message": message, "error": text})

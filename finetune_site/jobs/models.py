@@ -132,6 +132,27 @@ class Job(models.Model):
         return elapsed * (self.total - self.done) / counted
 
 
+class DeviceUse(models.Model):
+    """One attempt of a job on the devices, from its claim to its end or loss: what a project's hours are counted by."""
+
+    job = models.ForeignKey(Job, models.CASCADE, related_name="device_uses")
+    devices = models.PositiveSmallIntegerField()
+    started_at = models.DateTimeField()
+    ended_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-ended_at"]
+        indexes = [models.Index(fields=["ended_at"], name="device_use_ended_at")]
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.0f} device seconds of {self.job}"
+
+    @property
+    def seconds(self) -> float:
+        """Device seconds: two devices for a minute are 120."""
+        return (self.ended_at - self.started_at).total_seconds() * self.devices
+
+
 class Machine(models.Model):
     """A machine that works for the site, as it last told of itself (see `machines.report`)."""
 

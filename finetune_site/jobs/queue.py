@@ -11,7 +11,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from finetune_site.jobs.events import record, tell_waiting
-from finetune_site.jobs.models import Job, JobState
+from finetune_site.jobs.models import SLOW_QUEUES, Job, JobState
 
 HOST = socket.gethostname()
 RETRY_SECONDS = 5
@@ -102,10 +102,12 @@ def update(job: Job, **fields: Any) -> None:
 def finish(job: Job, state: JobState, *, code: str = "", text: str = "", message: str = "") -> None:
     """End a running job; `LeaseLost` when it is no longer ours."""
     token = job.token
+    charge(job)
     done = {"done": F("total")} if state == JobState.SUCCEEDED else {}
+    said = {} if state == JobState.CANCELLED else {"error_text": text}  # who stopped it may have said why
     moved = Job.objects.filter(pk=job.pk, token=token, state=JobState.RUNNING).update(
         state=state, token=None, lease_until=None, engine_pid=None, finished_at=Now(),
-        error_code=code, error_text=text, message=message, **done,
+        error_code=code, message=message, **done, **said,
     )  # fmt: skip
     if not moved:
         raise LeaseLost
@@ -117,6 +119,7 @@ def finish(job: Job, state: JobState, *, code: str = "", text: str = "", message
 def release(job: Job, *, message: str, is_attempt: bool) -> None:
     """Put a running job back into the queue; with `is_attempt` False it ended through no fault and is not counted."""
     wait = min(60, RETRY_SECONDS * 2 ** (job.attempt - 1)) if is_attempt else 0
+    charge(job)
     with connection.cursor() as cursor:
         cursor.execute(
             "update jobs_job set state = 'queued', token = null, lease_until = null, engine_pid = null, "
@@ -127,3 +130,19 @@ def release(job: Job, *, message: str, is_attempt: bool) -> None:
         if not cursor.rowcount:
             raise LeaseLost
     record(job, "state", {"state": JobState.QUEUED, "message": message})
+
+
+def charge(job: Job) -> None:
+    """Count the devices' time of the attempt that ends now, in the transaction that ends it. A runner that was lost is
+    charged until its lease ended at most. A job that is no longer ours is not charged."""
+    if job.queue in SLOW_QUEUES:
+        with connection.cursor() as cursor:
+            cursor.execute(_CHARGE, [job.pk, job.token])
+
+
+_CHARGE = """
+insert into jobs_deviceuse (job_id, devices, started_at, ended_at)
+select id, greatest(1, cardinality(held_slots)), started_at,
+    greatest(started_at, least(now(), lease_until))
+from jobs_job where id = %s and token = %s and state = 'running'
+"""

@@ -1,5 +1,7 @@
 """What people do to jobs: start, stop, start again."""
 
+import contextlib
+
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
@@ -9,7 +11,8 @@ from django_q.tasks import async_task
 
 from finetune_site.jobs.events import record, tell_waiting
 from finetune_site.jobs.kinds import get_kind
-from finetune_site.jobs.models import FINISHED, Job, JobState
+from finetune_site.jobs.models import FINISHED, SLOW_QUEUES, Job, JobState
+from finetune_site.jobs.usage import device_refusal
 from finetune_site.projects.access import role_of
 from finetune_site.projects.models import Project
 from finetune_site.projects.services import audit
@@ -75,26 +78,32 @@ def run_next(*, actor: User, job: Job) -> None:
 
 
 @transaction.atomic
-def cancel(*, actor: User, job: Job) -> None:
-    """Stop a job: a waiting one at once, a running one at the next point where it can save what it has."""
+def cancel(*, actor: User | None, job: Job, why: str = "") -> None:
+    """Stop a job: a waiting one at once, a running one at the next point where it can save what it has. Without an
+    actor it is the site that does so, and says `why`."""
     stopped = Job.objects.filter(pk=job.pk, state=JobState.QUEUED).update(
-        state=JobState.CANCELLED, finished_at=Now(), message=f"Stopped by {actor} before it ran"
+        state=JobState.CANCELLED,
+        finished_at=Now(),
+        message=f"Stopped by {actor or 'the site'} before it ran",
+        error_text=why,
     )
     asked = Job.objects.filter(pk=job.pk, state=JobState.RUNNING).update(
-        cancel_requested=True, message="Stopping: saving what is done so far"
+        cancel_requested=True, message="Stopping: saving what is done so far", error_text=why
     )
     if not stopped and not asked:
         raise JobError("The job has already ended.")
     record(job, "state", {"state": JobState.CANCELLED if stopped else JobState.RUNNING})
     if stopped:
         tell_waiting(job.queue)
-    audit(job.project, actor, "stopped", job)
+    audit(job.project, actor, "stopped", job, after={"why": why} if why else None)
 
 
 @transaction.atomic
 def requeue(*, actor: User | None, job: Job) -> None:
     """Queue an ended job again, with all its attempts; it goes on from what its last attempt kept. Without an actor it
     is the site that does so."""
+    if job.queue in SLOW_QUEUES and (told := device_refusal(job.project)):
+        raise JobError(told)
     moved = Job.objects.filter(pk=job.pk, state__in=FINISHED).exclude(state=JobState.SUCCEEDED).update(
         state=JobState.QUEUED, attempt=0, cancel_requested=False, error_code="", error_text="",
         message="", not_before=None, finished_at=None,
@@ -104,6 +113,20 @@ def requeue(*, actor: User | None, job: Job) -> None:
     record(job, "state", {"state": JobState.QUEUED})
     audit(job.project, actor, "started again", job)
     wake(job.queue)
+
+
+def stop_beyond_limit() -> int:
+    """Stop what runs or waits for a device in projects that have used up their hours. What was done is kept, and goes
+    on when somebody starts it again. A short task of every minute, which returns how many jobs it stopped."""
+    stopped = 0
+    waiting_or_at_work = Job.objects.unfinished().filter(queue__in=SLOW_QUEUES, cancel_requested=False)
+    for project in Project.objects.filter(pk__in=waiting_or_at_work.values("project")):
+        if told := device_refusal(project):
+            for job in waiting_or_at_work.filter(project=project):
+                with contextlib.suppress(JobError):  # it ended meanwhile
+                    cancel(actor=None, job=job, why=told)
+                    stopped += 1
+    return stopped
 
 
 def wake(queue: str) -> None:

@@ -7,6 +7,8 @@ from django.contrib.auth.models import User
 
 from finetune_site.projects.models import Project, Role
 
+SITE_LIMIT = "Empty: as much as the site lets any project take. 0: nothing more."
+
 
 class StyledMixin:
     """Gives every widget the kit's class, so that a page needs no markup of its own for a field."""
@@ -42,6 +44,17 @@ class ProjectForm(StyledMixin, forms.ModelForm):
             "needs_two": "No example is sealed that one person alone made, approved and sealed, and whoever trained a "
             "model does not publish it. This holds for owners and operators too.",
         }
+
+
+class LimitsForm(StyledMixin, forms.Form):
+    """How much of the disk and of the devices a project may take."""
+
+    disk_limit_gb = forms.IntegerField(
+        required=False, min_value=0, max_value=10**6, label="Disk, in GB", help_text=SITE_LIMIT
+    )
+    device_hours_limit = forms.IntegerField(
+        required=False, min_value=0, max_value=10**6, label="Device hours a month", help_text=SITE_LIMIT
+    )
 
 
 class TrailForm(StyledMixin, forms.Form):

@@ -58,6 +58,16 @@ def edit_project(*, actor: User, project: Project, name: str, description: str, 
 
 
 @transaction.atomic
+def set_limits(*, actor: User, project: Project, disk_limit_gb: int | None, device_hours_limit: int | None) -> None:
+    """Say how much a project may take; None: as much as the site lets any project. For operators."""
+    locked = Project.objects.select_for_update().get(pk=project.pk)
+    before = {"disk in GB": locked.disk_limit_gb, "device hours a month": locked.device_hours_limit}
+    Project.objects.filter(pk=project.pk).update(disk_limit_gb=disk_limit_gb, device_hours_limit=device_hours_limit)
+    after = {"disk in GB": disk_limit_gb, "device hours a month": device_hours_limit}
+    audit(project, actor, "set the limits of", project, before=before, after=after)
+
+
+@transaction.atomic
 def delete_project(*, actor: User, project: Project) -> None:
     """Delete a project with its rows. Runners at work for it notice at their next write and stop; files that nothing
     points at any more are removed by `manage.py purge`."""

@@ -84,6 +84,7 @@ TABLE: dict[str, Row] = {
     "project_create": Row(SIGNED_IN),
     "project_edit": Row(OWNER, of="project"),
     "project_delete": Row(OWNER, of="project"),
+    "project_use": Row(VIEWER, of="project"),
     "member_list": Row(VIEWER, of="project"),
     "member_add": Row(OWNER, "post", of="project"),
     "member_invite": Row(OWNER, "post", of="project"),

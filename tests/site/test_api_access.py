@@ -26,7 +26,7 @@ from tests.factories import make_user
 from tests.site.test_access import things  # noqa: F401  a fixture
 
 PEOPLE = ("stranger", "viewer", "reviewer", "trainer", "owner", "operator")
-ANYONE, ASKER = "anyone", "asker"  # who asked: the viewer here
+ANYONE, ASKER, OPERATOR = "anyone", "asker", "operator"  # who asked: the viewer here
 EXAMPLE = {"messages": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "B."}]}
 
 
@@ -46,6 +46,8 @@ TABLE: dict[str, Row] = {
     "project_list": Row(READ, ANYONE),
     "project_create": Row(WRITE, ANYONE, body={"name": "New"}),
     "project_read": Row(READ, VIEWER, "project"),
+    "project_use": Row(READ, VIEWER, "project"),
+    "project_limits": Row(WRITE, OPERATOR, "project", {"disk_limit_gb": 5}),
     "member_list": Row(READ, VIEWER, "project"),
     "document_list": Row(READ, VIEWER, "project"),
     "document_upload": Row(WRITE, TRAINER, "project", FILE),
@@ -214,6 +216,8 @@ def test_only_a_hash_is_kept(owner):
 def expected(row: Row, person: str) -> str:
     if row.least == ASKER:
         return "pass" if person == "viewer" else "hidden"
+    if row.least == OPERATOR != person:
+        return "hidden" if person == "stranger" else "refused"
     if row.least == ANYONE or person == "operator":
         return "pass"
     if person == "stranger":

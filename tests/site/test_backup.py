@@ -158,8 +158,8 @@ def test_a_site_at_work_comes_back_elsewhere_with_all_it_had(data, elsewhere, ow
         assert (state, token) == ("queued", None)
         assert link.execute("select count(*) from django_q_ormq").fetchone()[0] > 0  # somebody is asked to do it
         link.execute(
-            "insert into projects_project (name, description, is_desk, needs_two, created_by_id, created_at) "
-            "select 'new', '', false, false, id, now() from auth_user limit 1"
+            "insert into projects_project (name, description, is_desk, needs_two, disk_bytes, created_by_id, "
+            "created_at) select 'new', '', false, false, 0, id, now() from auth_user limit 1"
         )  # the sequences go on
     again = manage("restore", str(archive), **elsewhere)
     assert again.returncode == 1 and "--replace" in again.stderr

@@ -46,6 +46,8 @@ BAD = [
     ("FINETUNE_RAY_ADDRESS", "ray://head", "must be host:port or auto"),
     ("FINETUNE_BACKUP_DIR", "backups", "begins with /"),
     ("FINETUNE_JOB_LOG_DAYS", "some", "must be a whole number"),
+    ("FINETUNE_PROJECT_DISK_GB", "much", "must be a whole number"),
+    ("FINETUNE_PROJECT_DEVICE_HOURS", "-1", "must be a whole number"),
     ("FINETUNE_BACKUP_HOURS", "0", "must be at least 1"),
     ("FINETUNE_BACKUP_KEEP", "0", "must be at least 1"),
     ("FINETUNE_SMTP_PORT", "0", "must be at least 1"),

@@ -8,6 +8,7 @@ from django.db import transaction
 
 from finetune_site.jobs import services as jobs
 from finetune_site.jobs.models import JobState
+from finetune_site.jobs.usage import device_refusal
 from finetune_site.projects.services import audit
 from training_app.engine.suites import INSTALL, is_installed, runnable
 from training_app.models import Benchmark, Run
@@ -23,6 +24,8 @@ def start_benchmark(*, actor: User, run: Run, tasks: Sequence[str], limit: int) 
         raise TrainingError("Only a finished run can be measured. Let it end first.")
     if run.benchmarks.filter(job__state__in=(JobState.QUEUED, JobState.RUNNING)).exists():
         raise TrainingError("The run is being measured already. Let it end, or stop it.")
+    if told := device_refusal(run.project):
+        raise TrainingError(told)
     offered = runnable(settings.LM_EVAL_TASKS)
     if unknown := [name for name in tasks if name not in offered]:
         raise TrainingError(f"There is no benchmark {unknown[0]!r} here. Choose from the list.")

@@ -8,17 +8,22 @@ from datetime import timedelta
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import InterfaceError, OperationalError, transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from finetune_site.jobs.models import Job, JobState
 from finetune_site.lib.files import folder_bytes
 from finetune_site.projects.models import Project
 from finetune_site.projects.services import audit
-from training_app.models import Run
+from training_app.models import Export, Run
 from training_app.services.runs import TrainingError
 
 MAX_TAGS, MAX_TAG = 12, 40
-CHECKPOINTS, BEST = "checkpoints", "best.safetensors"  # the best weights are a run's own use while it goes
+CHECKPOINTS, EXPORTS, BEST = (
+    "checkpoints",
+    "exports",
+    "best.safetensors",
+)  # the best weights are a run's own use while it goes
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,26 @@ def clean_up_by_itself() -> int:
         return 0
     rule = Rule(days=settings.CHECKPOINT_DAYS)
     return sum(_let_go(run, rule) for run, _ in removable(None, rule))
+
+
+@transaction.atomic
+def purge_run(*, actor: User, run: Run) -> int:
+    """Delete what can be made again of a run that has ended: checkpoints and exported files. Its weights, results and
+    record stay. Returns the bytes set free; `TrainingError` while something works with them."""
+    job = Job.objects.select_for_update().filter(run=run).first()
+    exports = Export.objects.select_for_update().filter(run=run)
+    at_work = Job.objects.unfinished().filter(Q(run=run) | Q(export__run=run) | Q(publication__run=run))
+    if job is None or at_work.exists():
+        raise TrainingError("The run has not ended, or is being exported or published. Wait until that is done.")
+    before = folder_bytes(run.folder)
+    shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
+    (run.folder / BEST).unlink(missing_ok=True)
+    shutil.rmtree(run.folder / EXPORTS, ignore_errors=True)
+    exports.delete()
+    measure_disk(run)
+    freed = before - folder_bytes(run.folder)
+    audit(run.project, actor, "purged", run, after={"freed_bytes": freed})
+    return freed
 
 
 @transaction.atomic

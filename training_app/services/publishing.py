@@ -15,6 +15,7 @@ from finetune_site.jobs import services as jobs
 from finetune_site.jobs.models import FINISHED, Job, JobState
 from finetune_site.lib.files import folder_bytes
 from finetune_site.projects.models import Project
+from finetune_site.projects.quotas import disk_refusal
 from finetune_site.projects.services import audit
 from training_app.engine.spec import FORMATS
 from training_app.models import BaseModel, Evaluation, Export, Gate, Publication, PublishedModel, Run, Switch
@@ -37,7 +38,7 @@ def start_export(*, actor: User, run: Run, format: str) -> Export:
     """Make the file of a format in the background; one that is there or being made stays as it is."""
     if format not in FORMATS:
         raise TrainingError("Choose one of the formats.")
-    if told := refusal(run, format):
+    if told := refusal(run, format) or disk_refusal(run.project):
         raise TrainingError(told)
     Run.objects.select_for_update().get(pk=run.pk)  # two people, one file
     export, _ = Export.objects.get_or_create(run=run, format=format, defaults={"created_by": actor})
@@ -95,7 +96,7 @@ def start_publication(
     """Publish a run's model as the next version of a name; nothing is promoted before it is proved."""
     if format not in FORMATS or not FORMATS[format].is_gguf:
         raise TrainingError("Ollama takes GGUF files only. Choose one of those formats.")
-    if told := refusal(run, format):
+    if told := refusal(run, format) or disk_refusal(run.project):
         raise TrainingError(told)
     require_another(run, actor)
     check_server(server)

@@ -11,8 +11,10 @@ from datasets_app.models import DatasetVersion
 from finetune_site.jobs import services as jobs
 from finetune_site.jobs.machines import most_memory
 from finetune_site.jobs.models import JobState
+from finetune_site.jobs.usage import device_refusal
 from finetune_site.lib.channel import InputError
 from finetune_site.projects.models import Project
+from finetune_site.projects.quotas import disk_refusal
 from finetune_site.projects.services import audit
 from training_app.engine import catalogue
 from training_app.engine.spec import CHECKPOINT_WISH, ROW_KINDS, TrainSpec
@@ -144,11 +146,16 @@ def start_run(*, actor: User, run: Run) -> Run:
         raise TrainingError("The run was started already.")
     if locked.preview_job and locked.preview_job.state == JobState.FAILED:
         raise TrainingError("The look before the start found something that would stop the run. Mend it in a new run.")
-    if told := hindrance(locked.base):
+    if told := hindrance(locked.base) or room_refusal(locked.project):
         raise TrainingError(told)
     queue_training(actor, locked, expected_seconds=locked.preview.get("seconds"))
     audit(locked.project, actor, "started the run", locked, after=locked.config)
     return locked
+
+
+def room_refusal(project: Project) -> str:
+    """Why no run may start in a project; empty when one may."""
+    return device_refusal(project) or disk_refusal(project)
 
 
 def queue_training(actor: User, run: Run, expected_seconds: float | None) -> None:
@@ -179,6 +186,8 @@ def resume_run(*, actor: User, run: Run) -> None:
     """Go on from the newest checkpoint."""
     if run.job is None:
         raise TrainingError("The run has not been started.")
+    if told := disk_refusal(run.project):
+        raise TrainingError(told)
     try:
         jobs.requeue(actor=actor, job=run.job)
     except jobs.JobError as error:
@@ -192,6 +201,8 @@ def start_evaluation(*, actor: User, run: Run) -> Evaluation:
         raise TrainingError("Only a finished run can be evaluated. Let it end first.")
     if run.evaluations.filter(job__state__in=(JobState.QUEUED, JobState.RUNNING)).exists():
         raise TrainingError("The run is being evaluated already.")
+    if told := device_refusal(run.project):
+        raise TrainingError(told)
     return queue_evaluation(actor=actor, run=run)
 
 

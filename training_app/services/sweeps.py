@@ -11,7 +11,7 @@ from finetune_site.jobs.models import JobState
 from finetune_site.projects.services import audit
 from training_app import searching
 from training_app.models import Run, Sweep, Trial
-from training_app.services.runs import TrainingError, check_config, queue_training, stop_run
+from training_app.services.runs import TrainingError, check_config, queue_training, room_refusal, stop_run
 
 MAX_RUNS = 64
 
@@ -21,6 +21,8 @@ def plan_sweep(*, actor: User, run: Run, manner: str, space: dict[str, list[Any]
     """Queue variants of a run: all combinations of the values at once, or a search's first, which is the run itself."""
     if not run.version.counts.get("validation"):
         raise TrainingError("The version has no validation rows, so no variant could be told from another.")
+    if told := room_refusal(run.project):
+        raise TrainingError(told)
     if not space:
         raise TrainingError("Give at least one knob several values.")
     combinations = _combinations(space) if manner == Sweep.GRID else []
@@ -50,7 +52,7 @@ def plan_sweep(*, actor: User, run: Run, manner: str, space: dict[str, list[Any]
 def advance(run: Run) -> None:
     """After a run of a search has ended, well or badly: try the next values while the budget lasts."""
     sweep = Sweep.objects.select_for_update().filter(trials__run=run, manner=Sweep.SEARCH, stopped_at=None).first()
-    if sweep is None:
+    if sweep is None or room_refusal(sweep.project):  # a run of the sweep that is started again goes on with it
         return
     trials = list(sweep.trials.select_related("run__job"))
     open_ones = [
