@@ -46,7 +46,7 @@ bench: .venv/tests .venv-label-studio/ready             ## every benchmark, one 
 	touch $@
 
 .venv/tests: .venv/runs
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[postgres,parse,generate,train,label-studio,publish,ray,benchmarks,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[postgres,parse,generate,train,label-studio,publish,ray,benchmarks,s3,dev]'
 	touch $@
 
 # Label Studio's own versions contradict ours: it lives beside us.

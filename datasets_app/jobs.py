@@ -35,6 +35,7 @@ from datasets_app.sending import Paused, is_ours, send, tell_decided
 from datasets_app.services import intake, sealing
 from datasets_app.services import labelstudio as services
 from datasets_app.services.datasets import one_alone
+from finetune_site import bucket
 from finetune_site.jobs.handle import EngineFailed, Handle, JobInputError
 from finetune_site.jobs.kinds import job_kind
 from finetune_site.lib.channel import write_json
@@ -55,7 +56,11 @@ def parse(handle: Handle) -> None:
     """Run the parser in its limits, then replace what was parsed before."""
     document = Document.objects.get(job=handle.job)
     folder = _fresh_folder(handle)
-    spec = {"input_path": str(document.path), "filename": document.name, "out_dir": str(folder)}
+    spec = {
+        "input_path": str(bucket.fetch(document.path, document.sha256)),
+        "filename": document.name,
+        "out_dir": str(folder),
+    }
     limits = Limits(
         memory_bytes=settings.PARSE_MEMORY_BYTES,
         cpu_seconds=settings.PARSE_CPU_SECONDS,
@@ -106,7 +111,7 @@ def import_examples(handle: Handle) -> None:
     batch = ImportBatch.objects.select_related("dataset", "created_by").get(job=handle.job)
     errors: list[dict[str, Any]] = []
     rows: list[formats.Row] = []
-    path = Path(settings.MEDIA_ROOT) / "imports" / batch.sha256
+    path = bucket.fetch(Path(settings.MEDIA_ROOT) / "imports" / batch.sha256, batch.sha256)
     with path.open(encoding="utf-8-sig", errors="replace") as stream:
         for item in formats.read_rows(stream, batch.format):
             if isinstance(item, formats.RowError):

@@ -7,7 +7,9 @@ import os
 import re
 import secrets
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from zoneinfo import available_timezones
 
 from csp.constants import NONE, SELF
@@ -305,10 +307,42 @@ STATIC_URL = "static/"
 STATIC_ROOT = DATA_DIR / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]
 MEDIA_ROOT = DATA_DIR / "files"
-STORAGES = {
+STORAGES: dict[str, dict[str, Any]] = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "servestatic.storage.CompressedManifestStaticFilesStorage"},
 }
+# Where machines share no folder their files meet in a bucket of an S3-compatible server. Without keys of ours boto3
+# looks for them where it always does: AWS_… variables, a role of the machine.
+S3_BUCKET = os.environ.get("FINETUNE_S3_BUCKET", "").strip()
+S3_ENDPOINT = os.environ.get("FINETUNE_S3_ENDPOINT", "").strip()
+if S3_BUCKET and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", S3_BUCKET):
+    raise ImproperlyConfigured(f"FINETUNE_S3_BUCKET must be a bucket's name without an address, not {S3_BUCKET!r}.")
+if S3_ENDPOINT and not re.fullmatch(r"https?://[^/\s@]+/?", S3_ENDPOINT):
+    raise ImproperlyConfigured("FINETUNE_S3_ENDPOINT must look like https://s3.example.org.")
+if S3_BUCKET and not find_spec("storages"):
+    raise ImproperlyConfigured("FINETUNE_S3_BUCKET needs django-storages and boto3: pip install '.[s3]'.")
+if S3_BUCKET:
+    from botocore.config import Config
+
+    STORAGES["bucket"] = {
+        "BACKEND": "storages.backends.s3.S3Storage",
+        "OPTIONS": {
+            "bucket_name": S3_BUCKET,
+            "endpoint_url": S3_ENDPOINT or None,
+            "region_name": os.environ.get("FINETUNE_S3_REGION") or None,
+            "access_key": os.environ.get("FINETUNE_S3_ACCESS_KEY") or None,
+            "secret_key": os.environ.get("FINETUNE_S3_SECRET_KEY") or None,
+            # Servers that are not Amazon's rarely have a name for each bucket, nor all of the newer checksums.
+            "client_config": Config(
+                s3={"addressing_style": "path" if S3_ENDPOINT else "auto"},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+                retries={"max_attempts": 4, "mode": "standard"},
+                connect_timeout=10,
+                read_timeout=60,
+            ),
+        },
+    }
 if DEBUG:
     STORAGES["staticfiles"]["BACKEND"] = "django.contrib.staticfiles.storage.StaticFilesStorage"
 

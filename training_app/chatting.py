@@ -25,7 +25,7 @@ from finetune_site.jobs.queue import HOST
 from finetune_site.jobs.runner import devices_of
 from finetune_site.lib.channel import InputError
 from finetune_site.lib.process import Engine
-from training_app.models import BaseModel, ChatAnswer
+from training_app.models import ChatAnswer, Run
 from training_app.ollama import Client, OllamaError
 from training_app.services.chat import end_without_words, messages_before
 
@@ -69,7 +69,7 @@ class Refused(Exception):
 Pieces = Iterator[str | End | None]  # None: nothing new, look whether to go on
 
 
-def serve_runs(handle: Handle, prepare: Callable[[BaseModel], None], module: str, spec_path: Path) -> None:
+def serve_runs(handle: Handle, prepare: Callable[[Run], None], module: str, spec_path: Path) -> None:
     """Answer with the models of runs until nobody has asked for a while."""
     with contextlib.closing(Seat(handle, module, spec_path)) as seat:
         answers = ChatAnswer.objects.exclude(side=Side.PUBLISHED)
@@ -248,11 +248,11 @@ class Seat:
             self._told = message
             self._handle.progress(0, message=message)
 
-    def ask(self, answer: ChatAnswer, prepare: Callable[[BaseModel], None]) -> Pieces:
+    def ask(self, answer: ChatAnswer, prepare: Callable[[Run], None]) -> Pieces:
         """Have the process on our device answer. `Displaced` when the device is needed, `Refused` with a reason."""
         run = answer.turn.conversation.run
         assert run is not None
-        prepare(run.base)
+        prepare(run)
         engine, looked_at = self._ready_engine(), time.monotonic()
         key = uuid4().hex  # of this try: the engine remembers what was cancelled
         try:

@@ -12,6 +12,7 @@ from django.db.models import Max
 from django.urls import reverse
 
 from datasets_app.models import Dataset, DatasetVersion, Document, Generation, ImportBatch, ModelServer, State, Tally
+from finetune_site import bucket
 from finetune_site.jobs import services as jobs
 from finetune_site.lib.files import write_whole
 from finetune_site.projects.models import Project
@@ -91,6 +92,7 @@ def import_examples(*, actor: User, dataset: Dataset, name: str, format: str, bl
     digest = write_whole(aside, blocks)
     size = aside.stat().st_size
     aside.rename(folder / digest)
+    bucket.put(folder / digest)
     with transaction.atomic():
         _take_disk(dataset.project, size)
         batch = ImportBatch.objects.create(

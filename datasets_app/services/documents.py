@@ -13,6 +13,7 @@ from django.urls import reverse
 from datasets_app.engine import media_type
 from datasets_app.models import Document
 from datasets_app.services.storage import lock_content
+from finetune_site import bucket
 from finetune_site.jobs import services as jobs
 from finetune_site.lib.channel import InputError
 from finetune_site.lib.files import write_whole
@@ -81,7 +82,7 @@ def _forget(digest: str, path: Path) -> None:
     """Remove a file that no document of any project has."""
     lock_content(digest)
     if not Document.objects.filter(sha256=digest).exists():
-        path.unlink(missing_ok=True)
+        bucket.remove(path)
 
 
 @transaction.atomic
@@ -91,6 +92,7 @@ def _keep(actor: User, project: Project, name: str, aside: Path, digest: str, ki
     size, target = aside.stat().st_size, aside.parent / digest[:2] / digest
     target.parent.mkdir(exist_ok=True)
     aside.rename(target)
+    bucket.put(target)
     document, is_new = Document.objects.get_or_create(
         project=project,
         sha256=digest,

@@ -10,6 +10,7 @@ from django.conf import settings
 
 from datasets_app.engine import seal
 from datasets_app.models import Dataset, DatasetVersion, Example, State, VersionEntry
+from finetune_site import bucket
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def write_file(version: DatasetVersion) -> Sealed:
     target = folder / digest[:2] / f"{digest}.parquet"
     target.parent.mkdir(exist_ok=True)
     aside.rename(target)
+    bucket.put(target)
     entries = [(row["example_id"], row["text_id"], row["split"]) for row in rows]
     return Sealed(digest, target.stat().st_size, count_rows(rows), entries)
 

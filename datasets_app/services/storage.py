@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import connection
 
 from datasets_app.models import DatasetVersion, Document, ImportBatch
+from finetune_site import bucket
 
 # Younger ones may belong to a row that is being written.
 MIN_AGE_SECONDS = 3600
@@ -20,11 +21,17 @@ def lock_content(digest: str) -> None:
         cursor.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [digest])
 
 
-def orphans() -> Iterator[Path]:
-    """Uploads, imports and versions' files that no row names, and what an upload that was cut off left behind."""
+def orphans() -> Iterator[tuple[Path, int]]:
+    """Uploads, imports and versions' files that no row names, and what an upload that was cut off left behind: path
+    and size in bytes, of disk and bucket."""
     before = time.time() - MIN_AGE_SECONDS
     for name, model in ROWS.items():
         known = set(model._default_manager.values_list("sha256", flat=True))
-        for path in sorted((Path(settings.MEDIA_ROOT) / name).rglob("*")):
-            if path.is_file() and path.stem not in known and path.stat().st_mtime < before:
-                yield path
+        folder = Path(settings.MEDIA_ROOT) / name
+        found = {kept.path: (kept.size, kept.at.timestamp()) for kept in bucket.listing(folder)}
+        for path in folder.rglob("*"):
+            if path.is_file():
+                found[path] = (path.stat().st_size, path.stat().st_mtime)
+        for path, (size, at) in sorted(found.items()):
+            if path.stem not in known and at < before:
+                yield path, size

@@ -4,12 +4,13 @@ import io
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
+from typing import Any
 
 import pyarrow.parquet
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.db.models import Count, Q
-from django.http import FileResponse, HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.http import HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
@@ -29,6 +30,8 @@ from datasets_app.models import Dataset, DatasetVersion, LabelStudioLink, LabelS
 from datasets_app.services import datasets as services
 from datasets_app.services import examples as example_services
 from datasets_app.services import sealing
+from finetune_site import bucket
+from finetune_site.downloads import send_file, send_pieces
 from finetune_site.projects.access import SignedInRequest, get_project, has_role
 from finetune_site.projects.models import Role
 
@@ -210,25 +213,25 @@ def version_download(request: SignedInRequest, pk: int, format: str) -> HttpResp
         return redirect(found)
     name = f"{found.dataset.name}-v{found.number}".replace(" ", "-").lower()
     if format == "parquet":
-        return FileResponse(found.file_path.open("rb"), as_attachment=True, filename=f"{name}.parquet")
+        return send_file(found.file_path, f"{name}.parquet", size=found.size)
     split = request.GET.get("split", "train")
-    response = StreamingHttpResponse(_lines(found, split), content_type="application/jsonl")
-    response["Content-Disposition"] = f'attachment; filename="{name}-{split if split.isalpha() else "all"}.jsonl"'
-    return response
+    filename = f"{name}-{split if split.isalpha() else 'all'}.jsonl"
+    return send_pieces(_lines(found, split), filename, content_type="application/jsonl")
 
 
-def _lines(found: DatasetVersion, split: str) -> Iterator[str]:
-    with pyarrow.parquet.ParquetFile(found.file_path) as file:
+def _lines(found: DatasetVersion, split: str) -> Iterator[bytes]:
+    with pyarrow.parquet.ParquetFile(bucket.fetch(found.file_path, found.sha256)) as file:
         for batch in file.iter_batches(1000):
-            for row in batch.to_pylist():
-                if split not in ("all", row["split"]):
-                    continue
-                if row["kind"] == "chat":
-                    yield formats.to_messages_line(row["messages"])
-                elif row["kind"] == "text":
-                    yield formats.to_text_line(row["text"])
-                else:
-                    yield formats.to_preference_line(row["prompt"], row["chosen"], row["rejected"])
+            rows = [row for row in batch.to_pylist() if split in ("all", row["split"])]
+            yield "".join(map(_line, rows)).encode()
+
+
+def _line(row: dict[str, Any]) -> str:
+    if row["kind"] == "chat":
+        return formats.to_messages_line(row["messages"])
+    if row["kind"] == "text":
+        return formats.to_text_line(row["text"])
+    return formats.to_preference_line(row["prompt"], row["chosen"], row["rejected"])
 
 
 def _head(form: ImportForm) -> io.StringIO:

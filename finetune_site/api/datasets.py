@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from django.db.models import Count, OuterRef, Q, Subquery, Sum
 from django.db.models.functions import Coalesce
-from django.http import FileResponse
+from django.http import StreamingHttpResponse
 from ninja import Field, File, Form, Query, Router, Schema, Status
 from ninja.files import UploadedFile
 
@@ -19,6 +19,7 @@ from finetune_site.api.fields import Key, Line, Name, Text
 from finetune_site.api.idempotency import once
 from finetune_site.api.paging import Page, Paging, paged
 from finetune_site.api.security import READ, WRITE, TokenRequest, fetch
+from finetune_site.downloads import send_file
 from finetune_site.projects.access import get_project
 from finetune_site.projects.models import Role
 
@@ -255,13 +256,12 @@ def version_read(request: TokenRequest, pk: Key) -> Any:
 
 
 @router.get("/versions/{int:pk}/file", auth=READ, operation_id="version_file", openapi_extra=PARQUET)
-def version_file(request: TokenRequest, pk: Key) -> FileResponse:
+def version_file(request: TokenRequest, pk: Key) -> StreamingHttpResponse:
     """The sealed file."""
     found = fetch(request, access.get_version, pk)
     if not found.is_sealed:
         raise ApiError(409, "The version is not sealed yet. Wait for its job.")
-    stream = found.file_path.open("rb")
-    return FileResponse(stream, as_attachment=True, content_type="application/octet-stream", filename=f"v{pk}.parquet")
+    return send_file(found.file_path, f"v{pk}.parquet", size=found.size)
 
 
 def _counted() -> Any:

@@ -13,13 +13,13 @@ from finetune_site.api.fields import Key, Line, Name, Text
 from finetune_site.api.idempotency import once
 from finetune_site.api.paging import Page, Paging, paged
 from finetune_site.api.security import PUBLISH, READ, TokenRequest, fetch
+from finetune_site.downloads import send_file
 from finetune_site.projects.access import get_project
 from finetune_site.projects.models import Role
 from training_app.access import get_export, get_publication, get_published_model, get_run
 from training_app.forms.publishing import PublicationForm
 from training_app.models import Publication, PublishedModel
 from training_app.services import publishing as services
-from training_app.views.exports import stream_file
 
 router = Router(tags=["Publishing"])
 BYTES: dict[str, Any] = {
@@ -126,7 +126,7 @@ def export_file(request: TokenRequest, pk: Key) -> StreamingHttpResponse:
     found = fetch(request, get_export, pk)
     if not found.is_ready:
         raise ApiError(409, "The file is not ready. Wait for its job, or look at what was found against it.")
-    return stream_file(found)
+    return send_file(found.path, found.filename, size=found.result["bytes"], sha256=found.result["sha256"])
 
 
 @router.get("/ollama-servers", auth=READ, response=Page[ServerOut], operation_id="ollama_server_list")

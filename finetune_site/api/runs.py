@@ -12,13 +12,13 @@ from finetune_site.api.idempotency import once
 from finetune_site.api.jobs import STREAM, stream
 from finetune_site.api.paging import Page, Paging, paged
 from finetune_site.api.security import READ, TRAIN, TokenRequest, fetch
-from finetune_site.lib.files import tail
 from finetune_site.projects.access import get_project
 from finetune_site.projects.models import Role
 from training_app.access import get_evaluation, get_run
 from training_app.forms.runs import RunForm
 from training_app.models import BaseModel, Run
 from training_app.services import runs as services
+from training_app.services.artefacts import text_of
 
 router = Router(tags=["Runs"])
 LOG_BYTES = 20_000
@@ -186,7 +186,7 @@ def run_events(request: TokenRequest, pk: Key) -> StreamingHttpResponse:
 @router.get("/runs/{int:pk}/log", auth=READ, response=LogOut, operation_id="run_log")
 def run_log(request: TokenRequest, pk: Key) -> Any:
     """The end of the engine's log."""
-    return {"log": tail(fetch(request, get_run, pk).folder / "log.txt", LOG_BYTES)}
+    return {"log": text_of(fetch(request, get_run, pk), "log.txt", LOG_BYTES)}
 
 
 @router.post("/runs/{int:pk}/evaluations", auth=TRAIN, response={201: EvaluationOut}, operation_id="evaluation_create")

@@ -24,6 +24,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from datasets_app.services.storage import ROWS
 from finetune_site.lib.process import is_alive, start_time
 from finetune_site.operations.archive import FOLDERS, FORMAT, TABLES, BackupError, Manifest, Table, Writer
+from finetune_site.operations.sharing import bring_all
 
 PIECE_BYTES = 8 * 1024 * 1024  # a table's piece is held in memory, as tar wants its size first
 TRIES = 5
@@ -41,6 +42,7 @@ def take(path: Path, *, has_models: bool = True, say: Say = lambda _: None) -> M
     if not path.parent.is_dir():
         raise BackupError(f"There is no folder {path.parent}. Make it first.")
     aside = path.with_name(f"{path.name}.part")
+    bring_all(has_models=has_models, say=say)
     try:
         with _held_folder() as held, open(aside, "wb", opener=_private) as stream:
             manifest = _write(stream, held, has_models, say)

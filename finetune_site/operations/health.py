@@ -12,6 +12,8 @@ from django.db import DatabaseError, InterfaceError, connection
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 
+from finetune_site import bucket
+
 logger = logging.getLogger(__name__)
 
 
@@ -23,6 +25,11 @@ def readiness() -> dict[str, str]:
         "cache": (_ask_cache, "The cache cannot be read. Run manage.py createcachetable."),
         "storage": (_write_file, "Files cannot be written. Look at the free space and rights of FINETUNE_DATA_DIR."),
     }
+    if bucket.is_on():
+        checks["bucket"] = (
+            bucket.try_out,
+            "The bucket cannot be used. Look at FINETUNE_S3_BUCKET, its server and keys.",
+        )
     return {name: _try(name, check, sentence) for name, (check, sentence) in checks.items()}
 
 

@@ -99,6 +99,7 @@ def _ready_text(name: str) -> str:
         "migrations": "all applied",
         "cache": "can be read",
         "storage": f"{settings.DATA_DIR} can be written",
+        "bucket": f"{settings.S3_BUCKET} can be written and read",
     }[name]
 
 

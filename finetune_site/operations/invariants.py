@@ -3,19 +3,22 @@
 Each finding is a sentence. Nothing is mended here: a finding is a fault of the site, and its rows tell how it came.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet, Subquery, Sum
 from django.db.models.fields.json import KT
 
 from datasets_app.models import DatasetVersion, Document, Example, LabelStudioTask, Tally, VersionEntry
+from finetune_site import bucket
 from finetune_site.jobs.models import FINISHED, Job, JobEvent, JobState
-from finetune_site.lib.files import sha256_of
 from finetune_site.projects.models import Membership, Project, Role
 from training_app.models import ChatAnswer, Metric, Publication, PublishedModel, Run
+from training_app.services import artefacts
 
 SHOWN = 5
 
@@ -65,9 +68,9 @@ def _done_once(_: bool) -> Iterator[str]:
 
 def _documents_have_their_files(is_deep: bool) -> Iterator[str]:
     for document in Document.objects.iterator():
-        if not document.path.exists():
+        if not bucket.has(document.path):
             yield f"document {document.pk}: its file is not there"
-        elif is_deep and sha256_of(document.path) != document.sha256:
+        elif is_deep and _hash(document.path) != document.sha256:
             yield f"document {document.pk}: its file is another than was uploaded"
     yield from _each(
         Document.objects.filter(parsed_at=None, job__state=JobState.SUCCEEDED), "is not parsed, its job done"
@@ -97,9 +100,9 @@ def _by_state(rows: "QuerySet[Example] | QuerySet[Tally]") -> "QuerySet[Example,
 
 def _versions_are_sealed(is_deep: bool) -> Iterator[str]:
     for version in DatasetVersion.objects.sealed().annotate(number_of=Count("entries")):
-        if not version.file_path.exists():
+        if not bucket.has(version.file_path):
             yield f"version {version.pk}: its file is not there"
-        elif is_deep and sha256_of(version.file_path) != version.sha256:
+        elif is_deep and _hash(version.file_path) != version.sha256:
             yield f"version {version.pk}: its file is another than was sealed"
         if version.number_of != version.counts.get("rows", version.number_of):
             yield f"version {version.pk} lists {version.number_of} rows and holds {version.counts['rows']}"
@@ -112,7 +115,7 @@ def _runs_have_what_they_learned(_: bool) -> Iterator[str]:
     for run in Run.objects.filter(job__state=JobState.SUCCEEDED):
         if not run.result:
             yield f"run {run.pk} is done without a result"
-        if not any((run.folder / name).is_dir() for name in ("adapter", "model")):
+        if not artefacts.bytes_of(run, ("adapter", "model")):
             yield f"run {run.pk} is done, and its weights are not there"
     steps = Metric.objects.filter(name="loss").order_by().values("run").annotate(count=Count("pk"), last=Max("step"))
     for row in steps.filter(run__job__state=JobState.SUCCEEDED, run__start=None).exclude(count=F("last")):
@@ -161,3 +164,11 @@ INVARIANTS = (
     Invariant("A task in Label Studio stands for one example", _label_studio_has_each_once),
     Invariant("Every project has an owner", _projects_have_an_owner),
 )
+
+
+def _hash(path: Path) -> str:
+    """Of a file on the disk or in the bucket."""
+    digest = hashlib.sha256()
+    for block in bucket.blocks(path):
+        digest.update(block)
+    return digest.hexdigest()

@@ -15,6 +15,7 @@ from django.core.management.color import no_style
 from django.db import connection, transaction
 from django.utils import timezone
 
+from finetune_site import bucket
 from finetune_site.jobs.events import record
 from finetune_site.jobs.models import Job, JobState
 from finetune_site.jobs.services import wake
@@ -29,6 +30,7 @@ from finetune_site.operations.archive import (
     verify,
 )
 from finetune_site.operations.backup import LEFT_OUT, Say, fingerprint, migrations, place_of, quoted, tables
+from finetune_site.operations.sharing import send_all
 from finetune_site.projects.models import Project
 from training_app.models import BaseModel
 
@@ -52,6 +54,9 @@ def restore(path: Path, *, replace: bool = False, say: Say = lambda _: None) -> 
             _queue_again()
     finally:
         shutil.rmtree(new, ignore_errors=True)
+    if bucket.is_on():
+        say("sending files to the bucket; if this ends early, run manage.py share_files")
+        send_all()
     cache.clear()
     ContentType.objects.clear_cache()
     return manifest

@@ -79,7 +79,7 @@ def test_a_document_becomes_a_sealed_version(project, trainer, reviewer, client_
     rows = pyarrow.parquet.read_table(version.file_path).to_pylist()
     assert len(rows) == version.counts["rows"] == version.entries.count()
     assert version.counts["recall"] > 50
-    lines = b"".join(client.get(reverse("version_download", args=[version.pk, "jsonl"])).streaming_content)
+    lines = b"".join(client.get(reverse("version_download", args=[version.pk, "jsonl"])))
     assert len(lines.splitlines()) == version.counts["train"]
     assert json.loads(lines.splitlines()[0])["messages"][0]["role"] == "user"
     with pytest.raises(TypeError, match="never changes"):

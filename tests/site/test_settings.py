@@ -46,6 +46,8 @@ BAD = [
     ("FINETUNE_RAY_ADDRESS", "ray://head", "must be host:port or auto"),
     ("FINETUNE_BACKUP_DIR", "backups", "begins with /"),
     ("FINETUNE_JOB_LOG_DAYS", "some", "must be a whole number"),
+    ("FINETUNE_S3_BUCKET", "s3://bucket", "a bucket's name without an address"),
+    ("FINETUNE_S3_ENDPOINT", "s3.example.org", "must look like https://s3.example.org"),
     ("FINETUNE_PROJECT_DISK_GB", "much", "must be a whole number"),
     ("FINETUNE_PROJECT_DEVICE_HOURS", "-1", "must be a whole number"),
     ("FINETUNE_BACKUP_HOURS", "0", "must be at least 1"),
@@ -95,7 +97,7 @@ def test_words_for_on(word, monkeypatch):
 
 
 def test_the_readme_names_every_setting_and_no_other():
-    read = set(re.findall(r'"((?:FINETUNE_|DATABASE_URL)[A-Z_]*)"', SETTINGS.read_text()))
+    read = set(re.findall(r'"((?:FINETUNE_|DATABASE_URL)[A-Z0-9_]*)"', SETTINGS.read_text()))
     table = (ROOT / "README.md").read_text().partition("## Settings")[2].partition("\n## ")[0]
     named: set[str] = set()
     for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):

@@ -5,6 +5,7 @@ from typing import Any
 
 from django.contrib.auth.models import User
 
+from finetune_site import bucket
 from finetune_site.jobs.handle import EngineFailed, Handle, JobInputError
 from finetune_site.jobs.kinds import job_kind
 from finetune_site.jobs.models import Job
@@ -13,7 +14,7 @@ from training_app.jobs.runs import prepare_base, run_engine, work_folder
 from training_app.models import Export, OllamaPull, Publication, PublishedModel
 from training_app.ollama import PASSING, Client, OllamaError
 from training_app.publishing import Publishing, Refused, export_spec, one_at_a_time, remove_leftovers, wait_for_turn
-from training_app.services import housekeeping
+from training_app.services import artefacts, housekeeping
 from training_app.services import publishing as services
 from training_app.services.runs import TrainingError
 from training_app.serving import client_of
@@ -123,9 +124,11 @@ def _change(handle: Handle, client: Client, publication: Publication, by: User, 
 def make_export(handle: Handle, entry: Export) -> None:
     """See that an export's file is there, made and proved by the engine; what was found stands with the export."""
     prepare_base(handle, entry.run.base)
+    artefacts.bring_run(entry.run)
     with one_at_a_time(handle, entry):
         entry.refresh_from_db(fields=["result"])
         if entry.is_ready:
+            bucket.fetch(entry.path, entry.result["sha256"])
             return
 
         def on_event(event: dict[str, Any]) -> None:
@@ -133,8 +136,10 @@ def make_export(handle: Handle, entry: Export) -> None:
                 handle.progress(0, message=STAGES[event["name"]])
 
         result = run_engine(handle, export_spec(entry), entry.folder, on_event=on_event)
-        handle.write(lambda: Export.objects.filter(pk=entry.pk).update(result=result))
         entry.result = result
+        if not result["problem"]:
+            bucket.put(entry.path)
+        handle.write(lambda: Export.objects.filter(pk=entry.pk).update(result=result))
     housekeeping.measure_disk(entry.run)
 
 

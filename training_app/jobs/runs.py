@@ -18,7 +18,7 @@ from finetune_site.lib.process import HUB_TOKENS
 from training_app.engine.spec import BenchmarkSpec, EvaluateSpec, PrepareSpec
 from training_app.models import BaseModel, Benchmark, Evaluation, EvaluationRow, Grade, Judgement, Run
 from training_app.series import Series
-from training_app.services import housekeeping, sweeps
+from training_app.services import artefacts, housekeeping, sweeps
 from training_app.services import runs as services
 from training_app.serving import compare_base
 
@@ -31,8 +31,9 @@ TAKE_OVER_SECONDS = 1.0
 @job_kind("training.preview", title="Look at run", max_attempts=2)
 def preview(handle: Handle) -> None:
     """Tokenize and estimate; the result stands on the run's page before it starts."""
-    run = Run.objects.select_related("version", "base").get(preview_job=handle.job)
+    run = Run.objects.select_related("version", "base", "start").get(preview_job=handle.job)
     settle_base(handle, run)
+    artefacts.bring_run(run)
     out = work_folder(handle)
     handle.progress(0, message="Reading the version and measuring this machine; some seconds")
     result = run_engine(handle, {"task": "preview", **run.spec, **threads(), "out_dir": str(out)}, out)
@@ -43,20 +44,32 @@ def preview(handle: Handle) -> None:
 @job_kind("training.train", title="Fine-tune", queue="gpu", max_attempts=10)
 def train(handle: Handle) -> None:
     """Train, or go on from the newest checkpoint; every step's numbers become rows and reach the pages."""
-    run = Run.objects.select_related("project", "version", "base", "created_by").get(job=handle.job)
+    chosen = Run.objects.select_related("project", "version", "base", "start", "created_by")
+    run = chosen.get(job=handle.job)
+    keeper = artefacts.Keeper(run, lambda: handle.write(lambda: None))
     series = Series(handle, run)
     spec = {"task": "train", **run.spec, **threads(), "run_dir": str(run.folder), "ray_address": settings.RAY_ADDRESS}
     run.folder.mkdir(parents=True, exist_ok=True)
+
+    def on_event(event: dict[str, Any]) -> None:
+        series.take(event)
+        if event["event"] == "checkpoint":
+            keeper.checkpoint()
+
     try:
         settle_base(handle, run)
+        artefacts.bring_run(run, to_train=True)
         handle.progress(0, message="Reading the rows and loading the model")
-        result = run_engine(handle, spec, run.folder, on_event=series.take)
+        with keeper.at_work():
+            result = run_engine(handle, spec, run.folder, on_event=on_event)
     except JobInputError:
         handle.write(lambda: sweeps.advance(run))
         raise
     finally:
         series.flush_quietly()
         housekeeping.measure_disk(run)
+        keeper.keep_quietly()
+    keeper.make_sure()  # before a row says that it is done
     handle.write(lambda: Run.objects.filter(pk=run.pk).update(result=result))
     handle.write(lambda: _evaluate_after(run))
     handle.write(lambda: sweeps.advance(run))
@@ -66,9 +79,10 @@ def train(handle: Handle) -> None:
 @job_kind("training.evaluate", title="Evaluate", queue="gpu", max_attempts=3)
 def evaluate(handle: Handle) -> None:
     """Ask both models; one row a question, then the sums."""
-    evaluation = Evaluation.objects.select_related("run__version", "run__base").get(job=handle.job)
+    evaluation = Evaluation.objects.select_related("run__version", "run__base", "run__start").get(job=handle.job)
     run, out, rows = evaluation.run, work_folder(handle), []
     prepare_base(handle, run.base)
+    artefacts.bring_run(run)
     shared = {name: value for name, value in run.spec.items() if name in EvaluateSpec.__dataclass_fields__}
     del shared["batch_rows"]  # the training's, not ours
     spec = {"task": "evaluate", **shared, **threads(), "run_dir": str(run.folder), "out_dir": str(out)}
@@ -132,6 +146,7 @@ def benchmark(handle: Handle) -> None:
     found = Benchmark.objects.select_related("run__version", "run__base", "run__start").get(job=handle.job)
     run, out = found.run, work_folder(handle)
     prepare_base(handle, run.base)
+    artefacts.bring_run(run)
     shared = {name: value for name, value in run.spec.items() if name in BenchmarkSpec.__dataclass_fields__}
     del shared["batch_rows"]  # the training's, not ours
     spec = {
@@ -183,11 +198,13 @@ def prepare_base(handle: Handle, base: BaseModel) -> None:
     base.folder.parent.mkdir(parents=True, exist_ok=True)
     with base.folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        artefacts.bring_base(base)
         if not (base.folder / "result.json").exists():
             handle.progress(0, message=f"Making {base} ready for training; once, about a minute")
             spec = PrepareSpec(base.source, str(base.folder), base.location, settings.OLLAMA_MODELS)
             work = work_folder(handle)
             run_engine(handle, {"task": "prepare", **vars(spec)}, work, result=base.folder, env=_hub_token())
+        artefacts.keep_base(base)
         facts = load_json(base.folder / "result.json")
     if base.facts != facts:
         handle.write(lambda: BaseModel.objects.filter(pk=base.pk).update(facts=facts, ready_at=timezone.now()))

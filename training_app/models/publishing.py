@@ -1,6 +1,5 @@
 """A run's model on its way to its users: files to take away, and what stands in Ollama under which name."""
 
-import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from datasets_app.models import Document, ModelServer
+from finetune_site import bucket
 from finetune_site.jobs.models import Job, JobState
 from finetune_site.projects.models import Project
 from training_app.engine.spec import FORMATS, Format
@@ -73,11 +73,6 @@ class Export(models.Model):
         return self.folder / str(self.result["file"])
 
     @property
-    def digest_base64(self) -> str:
-        """Its SHA-256 as HTTP headers write it (RFC 9530)."""
-        return base64.b64encode(bytes.fromhex(self.result["sha256"])).decode()
-
-    @property
     def filename(self) -> str:
         """As people save it."""
         return f"run-{self.run_id}-{self.result['file']}"
@@ -85,7 +80,7 @@ class Export(models.Model):
     @property
     def is_ready(self) -> bool:
         """The file is there and nothing was found against it."""
-        return bool(self.result) and not self.result["problem"] and self.path.exists()
+        return bool(self.result) and not self.result["problem"] and bucket.has(self.path)
 
 
 class PublishedModelQuerySet(models.QuerySet["PublishedModel"]):

@@ -13,6 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from datasets_app.models import ModelServer
+from finetune_site import bucket
 from finetune_site.jobs import services as jobs
 from finetune_site.projects.services import audit, operators_desk
 from training_app.engine import catalogue
@@ -210,7 +211,7 @@ def point_base(*, actor: User, name: str, source: str, location: str, licence: s
                 "others under another name."
             )
         base.pk, base._state.adding = former.pk, False  # the same row: runs that are planned go on to these weights
-        transaction.on_commit(lambda: shutil.rmtree(former.folder, ignore_errors=True))
+        transaction.on_commit(lambda: _remove_folder(former))
     return _keep(actor, base)
 
 
@@ -243,3 +244,8 @@ def note_comparison(base: BaseModel, server: ModelServer, digest: str, lines: li
     base.server, base.digest, base.compared_at = server, digest, timezone.now()
     base.shapes = [asdict(line) for line in lines]
     base.save(update_fields=["server", "digest", "compared_at", "shapes"])
+
+
+def _remove_folder(base: BaseModel) -> None:
+    shutil.rmtree(base.folder, ignore_errors=True)
+    bucket.remove_below(base.folder)

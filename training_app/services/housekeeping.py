@@ -1,7 +1,6 @@
 """Finished runs kept in order: notes and tags, the disk they take, and checkpoints that nobody needs any more."""
 
 import contextlib
-import shutil
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -16,14 +15,11 @@ from finetune_site.lib.files import folder_bytes
 from finetune_site.projects.models import Project
 from finetune_site.projects.services import audit
 from training_app.models import Export, Run
+from training_app.services.artefacts import EXPORTS, TO_GO_ON, bytes_of, run_mirror
 from training_app.services.runs import TrainingError
 
 MAX_TAGS, MAX_TAG = 12, 40
-CHECKPOINTS, EXPORTS, BEST = (
-    "checkpoints",
-    "exports",
-    "best.safetensors",
-)  # the best weights are a run's own use while it goes
+# the best weights are a run's own use while it goes
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,10 @@ def describe_run(*, actor: User, run: Run, notes: str, tags: list[str]) -> None:
 
 
 def measure_disk(run: Run) -> None:
-    """Keep what the run's folder takes; a database that is away at this moment hears of it next time."""
+    """Keep what the run's folder takes; a database that is away at this moment hears of it next time. A machine that
+    does not have the folder says nothing."""
+    if not run.folder.exists():
+        return
     with contextlib.suppress(OperationalError, InterfaceError):
         Run.objects.filter(pk=run.pk).update(disk_bytes=folder_bytes(run.folder))
 
@@ -66,8 +65,7 @@ def removable(project: Project | None, rule: Rule) -> list[tuple[Run, int]]:
 
 
 def checkpoint_bytes(run: Run) -> int:
-    best = run.folder / BEST
-    return folder_bytes(run.folder / CHECKPOINTS) + (best.stat().st_size if best.exists() else 0)
+    return bytes_of(run, TO_GO_ON)
 
 
 def clean_up(*, actor: User, project: Project, rule: Rule) -> int:
@@ -94,13 +92,10 @@ def purge_run(*, actor: User, run: Run) -> int:
     at_work = Job.objects.unfinished().filter(Q(run=run) | Q(export__run=run) | Q(publication__run=run))
     if job is None or at_work.exists():
         raise TrainingError("The run has not ended, or is being exported or published. Wait until that is done.")
-    before = folder_bytes(run.folder)
-    shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
-    (run.folder / BEST).unlink(missing_ok=True)
-    shutil.rmtree(run.folder / EXPORTS, ignore_errors=True)
+    freed = bytes_of(run, (*TO_GO_ON, EXPORTS))
+    run_mirror(run).drop((*TO_GO_ON, EXPORTS))
     exports.delete()
     measure_disk(run)
-    freed = before - folder_bytes(run.folder)
     audit(run.project, actor, "purged", run, after={"freed_bytes": freed})
     return freed
 
@@ -111,7 +106,6 @@ def _let_go(run: Run, rule: Rule) -> int:
     if not Job.objects.select_for_update().filter(run=run, state__in=rule.states).exists():
         return 0
     size = checkpoint_bytes(run)
-    shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
-    (run.folder / BEST).unlink(missing_ok=True)
+    run_mirror(run).drop(TO_GO_ON)
     measure_disk(run)
     return size

@@ -17,8 +17,9 @@ from finetune_site.projects.models import Project
 from finetune_site.projects.quotas import disk_refusal
 from finetune_site.projects.services import audit
 from training_app.engine import catalogue
-from training_app.engine.spec import CHECKPOINT_WISH, ROW_KINDS, TrainSpec
+from training_app.engine.spec import ROW_KINDS, TrainSpec
 from training_app.models import BaseModel, Evaluation, Run
+from training_app.services import artefacts
 
 
 class TrainingError(Exception):
@@ -119,8 +120,7 @@ def wish_checkpoint(*, actor: User, run: Run) -> None:
     """Ask a training run to write a checkpoint after its next step."""
     if run.state != JobState.RUNNING:
         raise TrainingError("The run is not training now, so there is nothing new to keep.")
-    run.folder.mkdir(parents=True, exist_ok=True)
-    (run.folder / CHECKPOINT_WISH).touch()
+    artefacts.wish_checkpoint(run)
     audit(run.project, actor, "asked for a checkpoint of", run)
 
 

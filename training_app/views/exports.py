@@ -1,24 +1,18 @@
 """A finished run's model as files to take away."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 from django.contrib import messages
-from django.db import connection
-from django.http import Http404, HttpResponse, StreamingHttpResponse
+from django.http import Http404, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
+from finetune_site.downloads import send_file
 from finetune_site.projects.access import SignedInRequest, has_role
 from finetune_site.projects.models import Role
 from training_app.access import get_export, get_run
 from training_app.engine.spec import FORMATS
-from training_app.models import Export
 from training_app.services import publishing as services
 from training_app.services.runs import TrainingError
-
-BLOCK = 1 << 20
 
 
 @require_GET
@@ -43,37 +37,13 @@ def export_create(request: SignedInRequest, pk: int) -> HttpResponse:
 
 
 @require_GET
-def export_download(request: SignedInRequest, pk: int) -> StreamingHttpResponse:
+def export_download(request: SignedInRequest, pk: int) -> HttpResponseBase:
     """The file as people save it."""
     export = get_export(request.user, pk)
     if not export.is_ready:
         raise Http404
-    return stream_file(export)
-
-
-def stream_file(export: Export) -> StreamingHttpResponse:
-    """A ready file, block by block: as a whole it would fill the memory."""
-    _let_go()
-    response = StreamingHttpResponse(_blocks(export.path), content_type="application/octet-stream")
-    response["Content-Length"] = export.result["bytes"]
-    response["Content-Disposition"] = f'attachment; filename="{export.filename}"'
-    response["Repr-Digest"] = f"sha-256=:{export.digest_base64}:"
-    return response
-
-
-def _let_go() -> None:
-    """A download lasts minutes: it must not keep the database connection of its first second."""
-    if not connection.in_atomic_block:
-        connection.close()
-
-
-async def _blocks(path: Path) -> AsyncIterator[bytes]:
-    stream = await asyncio.to_thread(path.open, "rb")
-    try:
-        while block := await asyncio.to_thread(stream.read, BLOCK):
-            yield block
-    finally:
-        await asyncio.to_thread(stream.close)
+    found = export.result
+    return send_file(export.path, export.filename, size=found["bytes"], sha256=found["sha256"])
 
 
 def _context(request: SignedInRequest, pk: int) -> dict[str, object]:

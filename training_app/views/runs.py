@@ -16,7 +16,6 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from datasets_app.models import DatasetVersion
 from finetune_site.jobs.access import may_control
 from finetune_site.jobs.models import JobState
-from finetune_site.lib.files import tail
 from finetune_site.projects.access import SignedInRequest, get_project, has_role
 from finetune_site.projects.models import Project, Role
 from training_app import configurations
@@ -30,7 +29,9 @@ from training_app.models.runs import LOOK_NAMES
 from training_app.series import NAMES
 from training_app.services import housekeeping
 from training_app.services import runs as services
+from training_app.services.artefacts import text_of
 
+ENVIRONMENT_BYTES = 1_000_000
 LOG_BYTES = 20_000
 RUNS = 50
 SHOWN_ROWS = 5
@@ -115,7 +116,7 @@ def run_metrics(request: SignedInRequest, pk: int) -> HttpResponse:
 def run_log(request: SignedInRequest, pk: int) -> HttpResponse:
     """The end of the engine's log."""
     found = get_run(request.user, pk)
-    return render(request, "training/run_log.html", {"log": tail(found.folder / "log.txt", LOG_BYTES)})
+    return render(request, "training/run_log.html", {"log": text_of(found, "log.txt", LOG_BYTES)})
 
 
 @require_GET
@@ -224,8 +225,8 @@ def _act(request: SignedInRequest, found: Run, act: Callable[[], object]) -> Htt
 
 
 def _environment(found: Run) -> dict[str, Any] | None:
-    path = found.folder / "environment.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    text = text_of(found, "environment.json", ENVIRONMENT_BYTES)
+    return json.loads(text) if text.startswith("{") else None
 
 
 def _first(request: SignedInRequest, project: Project) -> dict[str, Any]:
@@ -316,7 +317,7 @@ def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
         "curves": (*CURVES, *REWARD_CURVES) if has_rewards else CURVES,
         "evaluations": found.evaluations.select_related("job"),
         "benchmarks": found.benchmarks.select_related("job"),
-        "log": tail(found.folder / "log.txt", LOG_BYTES),
+        "log": text_of(found, "log.txt", LOG_BYTES),
         "may_train": has_role(request.user, found.project, Role.TRAINER),
         "may_control": found.job is not None and may_control(request.user, found.job),
         "is_active": found.state in (JobState.QUEUED, JobState.RUNNING),
