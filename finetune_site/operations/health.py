@@ -14,6 +14,7 @@ from django.db.migrations.recorder import MigrationRecorder
 
 from finetune_site import bucket
 
+BUCKET_IS_WELL, BUCKET_SECONDS = "health: bucket", 30
 logger = logging.getLogger(__name__)
 
 
@@ -27,7 +28,7 @@ def readiness() -> dict[str, str]:
     }
     if bucket.is_on():
         checks["bucket"] = (
-            bucket.try_out,
+            _try_bucket,
             "The bucket cannot be used. Look at FINETUNE_S3_BUCKET, its server and keys.",
         )
     return {name: _try(name, check, sentence) for name, (check, sentence) in checks.items()}
@@ -71,6 +72,12 @@ def _write_file() -> None:
     with tempfile.TemporaryFile(dir=settings.MEDIA_ROOT) as stream:
         stream.write(b"ready")
         stream.flush()
+
+
+def _try_bucket() -> None:
+    if not site_cache.get(BUCKET_IS_WELL):  # probes come every few seconds
+        bucket.try_out()
+        site_cache.set(BUCKET_IS_WELL, True, BUCKET_SECONDS)
 
 
 @cache

@@ -1,6 +1,7 @@
 """The state of the whole site as an operator reads it: every line is fine or says what to do.
 
-Nothing here asks another server: of Ollama, Label Studio and other machines it is told what workers last learned.
+Nothing here asks another server, but for the bucket: of Ollama, Label Studio and other machines it is told what workers
+last learned.
 """
 
 import platform
@@ -184,6 +185,11 @@ def _connections() -> Iterator[Line]:
         else:
             is_working = server.state == LabelStudioServer.State.WORKING
             yield Line(f"Label Studio {server}", "fine" if is_working else "", server.get_state_display())
+    if settings.CAN_MAIL:
+        text = f"goes over {settings.EMAIL_HOST}:{settings.EMAIL_PORT}; manage.py sendtestemail tries it"
+    else:
+        text = "none is sent: links are passed on by hand. Set FINETUNE_SMTP_HOST, and people hear of their work."
+    yield Line("Mail", "", text)
 
 
 def _backup() -> Line:

@@ -45,7 +45,7 @@ class Project(models.Model):
     needs_two = models.BooleanField("two people", default=False)
     # Limits that operators set; None: the site's own, FINETUNE_PROJECT_DISK_GB and FINETUNE_PROJECT_DEVICE_HOURS.
     disk_limit_gb = models.PositiveIntegerField("disk limit", null=True, blank=True)
-    device_hours_limit = models.PositiveIntegerField("device hours a month", null=True, blank=True)
+    device_hours_limit = models.PositiveIntegerField("device hour limit", null=True, blank=True)
     disk_bytes = models.BigIntegerField(default=0, editable=False, help_text="As last measured, and what came since")
     is_desk = models.BooleanField(default=False, editable=False, help_text="Where the operators' own jobs belong")
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")

@@ -10,7 +10,7 @@ from django.db.models.functions import Greatest
 
 from finetune_site.projects.models import Project
 
-GB = 10**9
+GB = 2**30  # as all pages count
 
 
 class QuotaError(Exception):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from django.core.cache import cache
 from django.core.management import CommandError, call_command
 from django.urls import reverse
 from django.utils.html import escape
@@ -411,9 +412,12 @@ def test_a_site_with_files_gets_a_bucket(machine, project, trainer, settings, na
 
 @pytest.mark.django_db
 def test_health_tries_the_bucket(machine, settings, client, names):
+    cache.clear()
     assert readiness()["bucket"] == "" and names() == []
     options = {**settings.STORAGES["bucket"]["OPTIONS"], "bucket_name": "no-such-bucket"}
     settings.STORAGES = {**settings.STORAGES, "bucket": {**settings.STORAGES["bucket"], "OPTIONS": options}}
+    assert readiness()["bucket"] == ""  # not asked again within half a minute
+    cache.clear()
     assert "bucket cannot be used" in readiness()["bucket"]
     settings.S3_BUCKET = ""
     assert "bucket" not in readiness()

@@ -6,8 +6,9 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods
 
-from finetune_site.projects.access import SignedInRequest, get_project
+from finetune_site.projects.access import SignedInRequest, get_project, has_role
 from finetune_site.projects.forms import LimitsForm
+from finetune_site.projects.models import Role
 from finetune_site.projects.services import set_limits
 from training_app.services.use import use_of
 
@@ -25,4 +26,10 @@ def project_use(request: SignedInRequest, pk: int) -> HttpResponse:
             set_limits(actor=request.user, project=project, **form.cleaned_data)
             messages.success(request, "The limits are kept.")
             return redirect("project_use", pk)
-    return render(request, "training/use.html", {"project": project, "use": use_of(project), "form": form})
+    context = {
+        "project": project,
+        "use": use_of(project),
+        "form": form,
+        "may_clean_up": has_role(request.user, project, Role.TRAINER),
+    }
+    return render(request, "training/use.html", context)

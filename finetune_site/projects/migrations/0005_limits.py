@@ -12,7 +12,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="project",
             name="device_hours_limit",
-            field=models.PositiveIntegerField(blank=True, null=True, verbose_name="device hours a month"),
+            field=models.PositiveIntegerField(blank=True, null=True, verbose_name="device hour limit"),
         ),
         migrations.AddField(
             model_name="project",
