@@ -27,11 +27,11 @@ RUN set -eu; \
 
 FROM ${BASE}
 ARG VARIANT=cpu
-# libglib is what OpenCV loads; with CUDA, Triton builds its launchers when they are first used and wants a C compiler.
-# Their versions are those of the base's release.
+# What wheels load from the system: OpenMP (xllamacpp, bitsandbytes on a processor) and atomics (mimalloc). With CUDA,
+# Triton builds its launchers when they are first used and wants a C compiler. Versions are those of the base's release.
 # hadolint ignore=DL3008
 RUN set -eu; \
-    set -- util-linux libglib2.0-0; \
+    set -- util-linux libgomp1 libatomic1; \
     test "$VARIANT" = cpu || set -- "$@" gcc libc6-dev; \
     apt-get update; \
     apt-get install -y --no-install-recommends "$@"; \
@@ -49,7 +49,12 @@ COPY templates templates
 COPY static static
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 FINETUNE_DATA_DIR=/data HF_HOME=/data/huggingface
 # Engines are processes of their own and start often. Whom they run as cannot write beside the code.
-RUN python -m compileall -q --invalidation-mode unchecked-hash /srv/site/app
+# A library that the base lacks ends the build here, not a job.
+RUN python -m compileall -q --invalidation-mode unchecked-hash /srv/site/app \
+    && python -c "import xllamacpp, cv2, ctypes, pathlib, pypdfium2, torch; \
+wheels = pathlib.Path(torch.__file__).parents[1]; \
+ctypes.CDLL(str(wheels / 'bitsandbytes/libbitsandbytes_cpu.so')); \
+ctypes.CDLL(str(wheels / 'cmeel.prefix/lib/libmimalloc.so'))"
 # `site`, by its number: so a cluster that forbids root can see that it is another.
 USER 10001
 VOLUME /data

@@ -15,6 +15,7 @@ from typing import IO
 
 from django.conf import settings
 
+from finetune_site.jobs.queue import HOST
 from finetune_site.lib.process import start_time
 
 STOP_SECONDS = 95
@@ -28,8 +29,12 @@ class Holder:
 
 
 def take(queue: str, slot: int) -> IO[str] | None:
-    """Hold a slot until the returned file is closed or this process ends; None when somebody holds it."""
+    """Hold a slot until the returned file is closed or this process ends; None when somebody holds it, or when this
+    machine's runners were told to leave while we came."""
     stream = _lock(_path(queue, slot))
+    if stream and _closed().exists():
+        stream.close()
+        return None
     if stream:
         stream.truncate(0)
         stream.write(f"{os.getpid()}\n")
@@ -72,8 +77,15 @@ def holders() -> Iterator[Holder]:
             yield Holder(queue, int(slot), int(text))
 
 
+def open_all() -> None:
+    """Let slots be taken again, after `stop_holders`."""
+    _closed().unlink(missing_ok=True)
+
+
 def stop_holders(say: Callable[[str], object]) -> None:
-    """Tell the runners of this machine to leave and wait: an engine finishes its step and saves a checkpoint."""
+    """Tell the runners of this machine to leave and wait: an engine finishes its step and saves a checkpoint. One that
+    was started a moment ago and holds nothing yet gets no slot any more, until `open_all`."""
+    _closed().touch()
     told: set[int] = set()
     deadline = time.monotonic() + STOP_SECONDS
     while waiting := list(holders()):
@@ -116,7 +128,12 @@ def _path(queue: str, slot: int) -> Path:
     return _folder() / f"{queue}-{slot}.slot"
 
 
+def _closed() -> Path:
+    return _folder() / "closed"
+
+
 def _folder() -> Path:
-    folder = settings.DATA_DIR / "run"
+    # Each machine its own, also where machines share the data folder: a lock there would be one for all of them.
+    folder: Path = settings.DATA_DIR / "run" / f"slots-{HOST}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -7,7 +7,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.urls import reverse
 from django.utils import timezone
 
-from finetune_site.jobs import machines, queue, services
+from finetune_site.jobs import machines, queue, services, slots
 from finetune_site.jobs.forecast import forecast
 from finetune_site.jobs.models import Machine
 from finetune_site.lib.devices import read_devices
@@ -92,3 +92,21 @@ def test_a_table_of_roles_that_cannot_be_read_is_refused(monkeypatch):
     monkeypatch.setenv("FINETUNE_ROLE_PRIORITIES", "boss=9")
     with pytest.raises(ImproperlyConfigured, match="must look like operator=2,owner=1; 'boss=9' does not"):
         _priorities("FINETUNE_ROLE_PRIORITIES")
+
+
+def test_a_runner_that_comes_while_all_are_told_to_leave_gets_no_slot(settings, tmp_path, monkeypatch):
+    settings.DATA_DIR = tmp_path
+    held = slots.take("default", 0)
+    assert held is not None
+    held.close()
+    slots.stop_holders(lambda _: None)
+    assert slots.take("default", 0) is None and slots.free("default")[0] == 0
+    slots.open_all()
+    held = slots.take("default", 0)
+    assert held is not None
+    # Another machine that shares the folder has slots of its own.
+    monkeypatch.setattr(slots, "HOST", "another")
+    there = slots.take("default", 0)
+    assert there is not None
+    held.close()
+    there.close()

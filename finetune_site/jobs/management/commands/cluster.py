@@ -98,6 +98,7 @@ class Command(BaseCommand):
         self.is_stopping = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
+        slots.open_all()
         keep_schedules()
         reconcile()
         alive_file("").parent.mkdir(parents=True, exist_ok=True)
