@@ -13,6 +13,7 @@ from django.urls import reverse
 
 from datasets_app.models import Dataset, DatasetVersion, Document, Generation, ImportBatch, ModelServer, State, Tally
 from finetune_site import bucket
+from finetune_site.bucket import BucketError
 from finetune_site.jobs import services as jobs
 from finetune_site.lib.files import write_whole
 from finetune_site.projects.models import Project
@@ -92,7 +93,10 @@ def import_examples(*, actor: User, dataset: Dataset, name: str, format: str, bl
     digest = write_whole(aside, blocks)
     size = aside.stat().st_size
     aside.rename(folder / digest)
-    bucket.put(folder / digest)
+    try:
+        bucket.put(folder / digest)
+    except BucketError as error:
+        raise DatasetError(str(error)) from error
     with transaction.atomic():
         _take_disk(dataset.project, size)
         batch = ImportBatch.objects.create(

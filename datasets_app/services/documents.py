@@ -1,5 +1,6 @@
 """What can be done to documents."""
 
+import logging
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,12 +15,15 @@ from datasets_app.engine import media_type
 from datasets_app.models import Document
 from datasets_app.services.storage import lock_content
 from finetune_site import bucket
+from finetune_site.bucket import BucketError
 from finetune_site.jobs import services as jobs
 from finetune_site.lib.channel import InputError
 from finetune_site.lib.files import write_whole
 from finetune_site.projects.models import Project
 from finetune_site.projects.quotas import QuotaError, disk_refusal, give_disk_back, take_disk
 from finetune_site.projects.services import audit
+
+logger = logging.getLogger(__name__)
 
 
 class DocumentError(Exception):
@@ -49,7 +53,7 @@ def upload_document(*, actor: User, project: Project, name: str, blocks: Iterabl
         except InputError as error:
             raise DocumentError(str(error)) from error
         return _keep(actor, project, name, aside, digest, kind)
-    except QuotaError as error:
+    except (QuotaError, BucketError) as error:
         raise DocumentError(str(error)) from error
     finally:
         aside.unlink(missing_ok=True)
@@ -82,7 +86,10 @@ def _forget(digest: str, path: Path) -> None:
     """Remove a file that no document of any project has."""
     lock_content(digest)
     if not Document.objects.filter(sha256=digest).exists():
-        bucket.remove(path)
+        try:
+            bucket.remove(path)
+        except BucketError as error:  # `manage.py purge` finds it later
+            logger.warning("document file %s stays in the bucket: %s", digest, error)
 
 
 @transaction.atomic

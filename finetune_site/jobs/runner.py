@@ -17,6 +17,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection
 from django.utils import timezone
 
+from finetune_site.bucket import BucketError
 from finetune_site.jobs import queue, slots
 from finetune_site.jobs.handle import EngineFailed, Handle, JobCancelled, JobInputError, JobReleased
 from finetune_site.jobs.kinds import get_kind
@@ -165,7 +166,7 @@ def _attempt(handle: Handle) -> End:
         return End("release", message=str(error))
     except queue.LeaseLost:
         return End("lost")
-    except EngineFailed as error:
+    except (EngineFailed, BucketError) as error:
         logger.warning("job %s: %s", handle.job.pk, error)
         return End("retry", text=str(error))
     except Exception:

@@ -273,6 +273,26 @@ def test_a_document_is_uploaded_here_and_parsed_there(machine, project, trainer,
     assert all(not list(each.find(True)) for each in INVARIANTS)  # its files are in the bucket
 
 
+@pytest.mark.django_db
+def test_while_the_bucket_is_away_nothing_is_lost_and_people_are_told(machine, project, trainer, settings):
+    def send(name):
+        return documents.upload_document(actor=trainer, project=project, name=name, blocks=[name.encode()]).document
+
+    document = send("a.txt")
+    machine("worker")
+    store = settings.STORAGES["bucket"]
+    away = {**store, "OPTIONS": {**store["OPTIONS"], "endpoint_url": "http://127.0.0.1:1"}}
+    settings.STORAGES = {**settings.STORAGES, "bucket": away}
+    with pytest.raises(documents.DocumentError, match="does not answer"):
+        send("b.txt")
+    assert Document.objects.count() == 1
+    waits = run_job(document.job)
+    assert waits.state == "queued" and "does not answer" in waits.message, waits.error_text  # tried again later
+    settings.STORAGES = {**settings.STORAGES, "bucket": store}
+    Job.objects.update(not_before=None)
+    assert run_job(waits).state == "succeeded"
+
+
 @pytest.mark.django_db(transaction=True)
 def test_what_no_row_names_is_purged_from_the_bucket(machine, project, trainer, names, monkeypatch):
     def upload(text):
