@@ -1,5 +1,6 @@
 """The trail of a project: filtered, compared, and taken away as a file."""
 
+import ast
 import csv
 import io
 import json
@@ -11,6 +12,7 @@ from django.utils import timezone
 
 from finetune_site.projects.models import AuditEntry
 from finetune_site.projects.services import audit, edit_project
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.django_db
 
@@ -64,3 +66,47 @@ def test_the_files_hold_what_the_filter_shows_oldest_first(client_of, project, o
     lines = [json.loads(line) for line in taken(client_of, viewer, project, "jsonl", words="uploaded").splitlines()]
     assert [line["after"] for line in lines] == [{"size": 7}, {"size": 8}]
     assert len(taken(client_of, viewer, project, "jsonl").splitlines()) == project.audit_entries.count()
+
+
+# Acts that leave no entry in the trail, and what tells of them instead.
+WITHOUT_ENTRY = {
+    "ask": "a chat changes nothing",
+    "ask_again": "a chat changes nothing",
+    "begin": "a chat changes nothing",
+    "choose_project": "nothing is imported yet",
+    "look_again": "nothing is imported yet",
+    "start_import": "nothing is imported yet",
+    "delete_project": "the trail goes with it; the log tells",
+    "edit_example": "every text of an example stays, with who wrote it",
+    "judge": "every decision on an example stays, with who decided",
+    "undo": "every decision on an example stays, with who decided",
+    "remark": "every decision on an example stays, with who decided",
+    "give_verdict": "every verdict on an answer stays, with who gave it",
+    "queue_evaluation": "whoever asked for it has told: a person, or the run that it ends",
+    "queue_training": "whoever asked for it has told: a person, or the sweep",
+    "operators_desk": "the operators' own",
+    "make_token": "a person's own",
+    "revoke_token": "a person's own",
+}
+
+
+def test_every_service_that_a_person_calls_writes_its_entry():
+    """A function of a service that takes an actor calls `audit`, itself or through another one."""
+    called: dict[str, set[str]] = {}
+    acts = set()
+    for pattern in ("datasets_app/services/*.py", "training_app/services/*.py", "finetune_site/*/services.py"):
+        for path in ROOT.glob(pattern):
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.FunctionDef):
+                    names = {call.func for call in ast.walk(node) if isinstance(call, ast.Call)}
+                    called.setdefault(node.name, set()).update(
+                        getattr(name, "id", None) or getattr(name, "attr", "") for name in names
+                    )
+                    arguments = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
+                    acts |= {node.name} if "actor" in arguments and not node.name.startswith("_") else set()
+
+    def tells(name: str, seen: frozenset[str] = frozenset()) -> bool:
+        return name == "audit" or any(tells(other, seen | {name}) for other in called.get(name, set()) - seen - {name})
+
+    assert len(acts) > 60
+    assert {name for name in acts if not tells(name)} == set(WITHOUT_ENTRY)

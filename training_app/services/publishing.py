@@ -183,6 +183,7 @@ def try_gate_again(*, actor: User, publication: Publication) -> None:
         raise TrainingError("The gate does not hold this version any more.")
     publication.refresh_from_db()
     _queue(actor, publication)
+    audit(publication.model.project, actor, "asked the gate again about", publication)
 
 
 @transaction.atomic

@@ -203,6 +203,7 @@ def start_evaluation(*, actor: User, run: Run) -> Evaluation:
         raise TrainingError("The run is being evaluated already.")
     if told := device_refusal(run.project):
         raise TrainingError(told)
+    audit(run.project, actor, "evaluated", run)
     return queue_evaluation(actor=actor, run=run)
 
 
