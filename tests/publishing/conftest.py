@@ -114,10 +114,12 @@ def ollama_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaSer
 
 
 @pytest.fixture
-def double(ollama_store: OllamaServer) -> OllamaServer:
+def double(ollama_store: OllamaServer, monkeypatch: pytest.MonkeyPatch) -> OllamaServer:
     """The double, well-behaved and without models; what was uploaded stays, as it does in a real one."""
     from tests.ollama_server import Behaviour
+    from training_app import serving
 
+    monkeypatch.setattr(serving, "LOOK_SECONDS", 60.0)  # it reads a model's file on a machine that may be busy
     ollama_store.behave = Behaviour()
     ollama_store.models.clear()
     ollama_store.asked.clear()
