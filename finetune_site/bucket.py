@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Iterator
@@ -27,7 +28,7 @@ from django.core.files.storage import storages
 from finetune_site.lib.files import sha256_of, write_whole
 
 BLOCK_BYTES = 1024 * 1024
-SMALL_BYTES = 8 * 1024 * 1024  # such files may be written in place (logs, journals): what is sent is what was hashed
+SMALL_BYTES = 1024 * 1024  # of such files nobody remembers the hash: it is had at once
 MANIFEST, BLOBS = "manifest.json", "blobs"
 
 
@@ -221,19 +222,19 @@ class Mirror:
                 self._forget(_digests(former) - _digests(found))
 
     def _send(self, path: Path, index: dict[str, Any], there: set[str]) -> dict[str, Any]:
-        size = path.stat().st_size
-        if size > SMALL_BYTES:
-            digest = self._hash(path, index)
+        """Put a file's content there, unless it is. A file may be replaced or grow meanwhile: what was open when its
+        size was read is what is hashed and sent."""
+        with path.open("rb") as stream:
+            facts = os.fstat(stream.fileno())
+            known = index["files"].get(self._relative(path))
+            if known and [facts.st_size, facts.st_mtime_ns] == known[:2]:
+                digest = str(known[2])
+            else:
+                digest = _sha256(_Beginning(stream, facts.st_size))
             if digest not in there:
-                with path.open("rb") as stream:
-                    _save(self._blob(digest), stream)
-            return {"sha256": digest, "size": size}
-        content = path.read_bytes()
-        digest = hashlib.sha256(content).hexdigest()
-        if digest not in there:
-            with _told():
-                _bucket().put_object(Key=self._blob(digest), Body=content)
-        return {"sha256": digest, "size": len(content)}
+                stream.seek(0)
+                _save(self._blob(digest), _Beginning(stream, facts.st_size))
+        return {"sha256": digest, "size": facts.st_size}
 
     def _hash(self, path: Path, index: dict[str, Any]) -> str:
         """The SHA-256 of a file; of one that is as it was when it was hashed last, without reading it."""
@@ -291,6 +292,25 @@ def _digests(entries: dict[str, dict[str, Any]]) -> set[str]:
     return {str(entry["sha256"]) for entry in entries.values()}
 
 
+class _Beginning:
+    """The first `size` bytes of a file."""
+
+    def __init__(self, stream: IO[bytes], size: int) -> None:
+        self._stream, self._left = stream, size
+
+    def read(self, count: int = -1) -> bytes:
+        block = self._stream.read(self._left if count < 0 else min(count, self._left))
+        self._left -= len(block)
+        return block
+
+
+def _sha256(stream: _Beginning) -> str:
+    digest = hashlib.sha256()
+    while block := stream.read(BLOCK_BYTES):
+        digest.update(block)
+    return digest.hexdigest()
+
+
 def _is_half(name: str) -> bool:
     """Written aside and not renamed yet."""
     return any(part.endswith((".part", ".lock")) or part.startswith(".") for part in PurePosixPath(name).parts)
@@ -314,7 +334,7 @@ def _bucket() -> Any:
     return store.connection.Bucket(store.bucket_name)
 
 
-def _save(name: str, stream: IO[bytes]) -> None:
+def _save(name: str, stream: IO[bytes] | _Beginning) -> None:
     with _told():
         _bucket().upload_fileobj(stream, name)
 

@@ -216,6 +216,44 @@ def test_parts_are_left_alone_and_dropped(machine, names):
     assert texts(a) == {"adapter/w": "weights"}
 
 
+def test_a_file_that_grows_or_is_replaced_while_it_is_sent(machine, monkeypatch):
+    a = machine("a") / "runs" / "1"
+    write(a, log="x" * 3_000_000, best="old")
+    save = bucket._save
+
+    def save_later(name, stream):
+        with (a / "log").open("a") as log:
+            log.write("more")
+        write(a, new="weights")
+        (a / "new").rename(a / "best")
+        save(name, stream)
+
+    monkeypatch.setattr(bucket, "_save", save_later)
+    Mirror(a).push()
+    b = machine("b") / "runs" / "1"
+    Mirror(b).pull()  # every file is what its hash says, or this would have been refused
+    found = texts(b)
+    assert found["best"] in ("old", "weights") and set(found["log"][:3_000_000]) == {"x"}
+
+
+def test_a_run_that_was_not_brought_here_is_not_kept(machine, names):
+    class Planned:
+        pk, folder = 1, machine("a") / "runs" / "1"
+
+    write(Planned.folder, adapter__w="weights")
+    artefacts.run_mirror(Planned).push()
+    kept = names()
+    Planned.folder = machine("b") / "runs" / "1"
+    Planned.folder.mkdir(parents=True)
+    keeper = artefacts.Keeper(Planned, lambda: None)
+    keeper.keep_quietly()  # the attempt ended before the folder was here
+    assert names() == kept
+    with keeper.at_work():
+        artefacts.run_mirror(Planned).pull()
+    keeper.keep_quietly()
+    assert names() == kept
+
+
 def test_a_folder_that_was_removed_for_all_is_removed_here(machine):
     a = machine("a") / "models" / "1"
     write(a, w="weights")

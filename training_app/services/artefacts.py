@@ -79,10 +79,12 @@ class Keeper:
     def __init__(self, run: Run, may_write: Callable[[], object]) -> None:
         self._run, self._may_write = run, may_write
         self._wanted, self._done = threading.Event(), threading.Event()
-        self._is_kept = False
+        self._is_here = self._is_kept = False
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
+        """Around the training, once the run's folder was brought here: before that, what is here is not the run."""
+        self._is_here = True
         if not bucket.is_on():
             yield
             return
@@ -109,6 +111,8 @@ class Keeper:
 
     def keep_quietly(self) -> None:
         """At the end of an attempt, whatever ended it: what there is is worth keeping, if the job is still ours."""
+        if not self._is_here:
+            return
         try:
             self.keep()
             self._is_kept = True
