@@ -26,7 +26,7 @@ _PR_SET_PDEATHSIG = 1
 STOP_GRACE_SECONDS = 90
 # The site's own settings, its database and its keys: an engine is told what it needs and inherits none of them.
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # only engines that fetch from the hub are given them
-PRIVATE_VARIABLES = ("FINETUNE_", "DATABASE_URL", "DJANGO_", "PG", "AWS_", *HUB_TOKENS)
+PRIVATE_VARIABLES = ("FINETUNE_", "DATABASE_URL", "DJANGO_", "PG", "POSTGRES_", "LABEL_STUDIO_", "AWS_", *HUB_TOKENS)
 _TAIL_BYTES = 4000
 
 

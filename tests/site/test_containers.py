@@ -13,12 +13,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import yaml
-from django.core.management import get_commands, load_command_class
+from django.core.management import CommandError, call_command, get_commands, load_command_class
 from django.urls import resolve
 
+from datasets_app.models import ModelServer
 from finetune_site.jobs.management.commands.cluster import alive_file
 from finetune_site.lib.process import HUB_TOKENS, PRIVATE_VARIABLES
 from tests.conftest import ROOT
+from tests.ollama_server import ollama_server
 
 DOCKERFILE = re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text())
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -304,3 +306,15 @@ def test_what_ends_is_not_asked_for_its_health():
             assert service["healthcheck"] == {"disable": True}, name
         else:
             assert "test" in service["healthcheck"], name
+
+
+def test_an_ollama_that_starts_beside_the_site_is_registered_once(db, tmp_path):
+    command = SERVICES["connect-ollama"]["command"][2:]
+    with ollama_server(tmp_path) as server:
+        for _ in range(2):
+            call_command(*(server.base_url if "://" in word else word for word in command))
+    held = ModelServer.objects.get()
+    assert (held.base_url, held.takes_models) == (server.base_url, True)
+    assert held.model_names  # an empty one offers a name that people can fetch
+    with pytest.raises(CommandError):  # it is away: compose says so in the service's log
+        call_command(*(server.base_url if "://" in word else word for word in command))
