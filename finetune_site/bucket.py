@@ -150,11 +150,7 @@ class Mirror:
             if found == former:
                 return
             may_write()
-            text = _dump(found)
-            with _told():
-                _bucket().put_object(Key=f"{_name(self._folder)}/{MANIFEST}", Body=text)
-                self._write_index(found, _digest(text))
-                self._forget(_digests(former) - _digests(found))
+            self._replace(former, found, is_ours=True)
 
     def pull(self, *, without: Collection[str] = ()) -> None:
         """Make the folder what was kept, save what is left alone. Where this machine kept it last, what is here is at
@@ -214,35 +210,26 @@ class Mirror:
             found = {name: entry for name, entry in former.items() if not self._is_left_alone(name, frozenset(names))}
             if found == former:
                 return
-            is_ours = self._read_index()["pushed"] == _digest(_dump(former))
-            text = _dump(found)
-            with _told():
-                _bucket().put_object(Key=f"{_name(self._folder)}/{MANIFEST}", Body=text)
-                self._write_index(found, _digest(text) if is_ours else "")
-                self._forget(_digests(former) - _digests(found))
+            self._replace(former, found, is_ours=self._read_index()["pushed"] == _digest(_dump(former)))
 
     def _send(self, path: Path, index: dict[str, Any], there: set[str]) -> dict[str, Any]:
         """Put a file's content there, unless it is. A file may be replaced or grow meanwhile: what was open when its
         size was read is what is hashed and sent."""
         with path.open("rb") as stream:
             facts = os.fstat(stream.fileno())
-            known = index["files"].get(self._relative(path))
-            if known and [facts.st_size, facts.st_mtime_ns] == known[:2]:
-                digest = str(known[2])
-            else:
-                digest = _sha256(_Beginning(stream, facts.st_size))
+            digest = self._known(path, facts, index) or _sha256(_Beginning(stream, facts.st_size))
             if digest not in there:
                 stream.seek(0)
                 _save(self._blob(digest), _Beginning(stream, facts.st_size))
         return {"sha256": digest, "size": facts.st_size}
 
     def _hash(self, path: Path, index: dict[str, Any]) -> str:
-        """The SHA-256 of a file; of one that is as it was when it was hashed last, without reading it."""
+        return self._known(path, path.stat(), index) or sha256_of(path)
+
+    def _known(self, path: Path, facts: os.stat_result, index: dict[str, Any]) -> str:
+        """The SHA-256 of a file that is as it was when it was hashed last; empty for another."""
         known = index["files"].get(self._relative(path))
-        facts = path.stat()
-        if known and [facts.st_size, facts.st_mtime_ns] == known[:2]:
-            return str(known[2])
-        return sha256_of(path)
+        return str(known[2]) if known and [facts.st_size, facts.st_mtime_ns] == known[:2] else ""
 
     def _files(self, without: Collection[str]) -> Iterator[Path]:
         for path in sorted(self._folder.rglob("*")):
@@ -253,9 +240,14 @@ class Mirror:
     def _is_left_alone(self, name: str, without: Collection[str]) -> bool:
         return any(name == other or name.startswith(f"{other}/") for other in without)
 
-    def _forget(self, digests: set[str]) -> None:
-        for digest in digests:
-            _bucket().Object(self._blob(digest)).delete()
+    def _replace(self, former: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]], *, is_ours: bool) -> None:
+        """The manifest says `found` from now on, and what only `former` named goes. `is_ours`: what is here is that."""
+        text = _dump(found)
+        with _told():
+            _bucket().put_object(Key=f"{_name(self._folder)}/{MANIFEST}", Body=text)
+            self._write_index(found, _digest(text) if is_ours else "")
+            for digest in _digests(former) - _digests(found):
+                _bucket().Object(self._blob(digest)).delete()
 
     def _blob(self, digest: str) -> str:
         return f"{_name(self._folder)}/{BLOBS}/{digest}"
