@@ -18,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from finetune_site.lib.files import sha256_of
 from tests.go_template import GoTemplateError, render_go
 
 NAME = re.compile(r"(?:[\w.-]+/)?(?:[\w-]+/)?[a-zA-Z0-9_][\w.-]{0,79}(?::[a-zA-Z0-9_][\w.-]{0,79})?")
@@ -81,6 +82,17 @@ class OllamaServer:
 
     def blob(self, digest: str) -> Path:
         return self.folder / digest.replace(":", "-")
+
+    def keep(self, content: Path | bytes) -> str:
+        """Puts a file, or these bytes, under its own digest, which it gives."""
+        if isinstance(content, bytes):
+            digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+            self.blob(digest).write_bytes(content)
+            return digest
+        digest = f"sha256:{sha256_of(content)}"
+        if not self.blob(digest).exists():
+            self.blob(digest).symlink_to(content)
+        return digest
 
     def named(self, name: str, quote: str = "'") -> Manifest:
         found = self.models.get(whole(name))

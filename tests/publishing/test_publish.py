@@ -151,9 +151,8 @@ FAULTS = {
 
 def standing(run, server, double, person) -> Publication:
     """A version that was published before."""
-    manifest = Manifest("sha256:" + "5" * 64)
+    manifest = Manifest(double.keep(b"GGUF"))
     double.models |= {"ft/gearbox:v1": manifest, "ft/gearbox:latest": manifest}
-    double.blob(manifest.gguf).write_bytes(b"GGUF")
     model = PublishedModel.objects.create(project=run.project, server=server, name="ft/gearbox", created_by=person)
     made = Publication.objects.create(
         model=model, number=1, run=run, format="f16", created_by=person, outcome="published", digest=manifest.digest
@@ -218,8 +217,7 @@ def test_a_candidate_that_was_exchanged_is_not_promoted(run, ollama, double, tra
 
 
 def test_a_stable_name_of_somebody_elses_is_not_taken(run, ollama, double, trainer, exported):
-    foreign = Manifest("sha256:" + "7" * 64)
-    double.blob(foreign.gguf).write_bytes(b"GGUF")
+    foreign = Manifest(double.keep(b"GGUF of another"))
     double.models["ft/gearbox:latest"] = foreign
     made = publish(run, ollama, trainer, exported)
     assert made.outcome == "failed" and "is another model than this site published" in made.problem
