@@ -111,7 +111,7 @@ def import_examples(handle: Handle) -> None:
     batch = ImportBatch.objects.select_related("dataset", "created_by").get(job=handle.job)
     errors: list[dict[str, Any]] = []
     rows: list[formats.Row] = []
-    path = bucket.fetch(Path(settings.MEDIA_ROOT) / "imports" / batch.sha256, batch.sha256)
+    path = bucket.fetch(batch.path, batch.sha256)
     with path.open(encoding="utf-8-sig", errors="replace") as stream:
         for item in formats.read_rows(stream, batch.format):
             if isinstance(item, formats.RowError):

@@ -25,7 +25,7 @@ from typing import IO, Any
 from django.conf import settings
 from django.core.files.storage import storages
 
-from finetune_site.lib.files import sha256_of, write_whole
+from finetune_site.lib.files import sha256_of, sha256_of_blocks, write_whole
 
 BLOCK_BYTES = 1024 * 1024
 SMALL_BYTES = 1024 * 1024  # of such files nobody remembers the hash: it is had at once
@@ -144,9 +144,6 @@ class Mirror:
                     entry = self._send(path, index, there)
                     found[self._relative(path)] = entry
                     there.add(entry["sha256"])
-            for name, entry in former.items():  # what another of the mirrors' users left alone is still there
-                if self._is_left_alone(name, self._without):
-                    found[name] = entry
             if found == former:
                 return
             may_write()
@@ -217,7 +214,7 @@ class Mirror:
         size was read is what is hashed and sent."""
         with path.open("rb") as stream:
             facts = os.fstat(stream.fileno())
-            digest = self._known(path, facts, index) or _sha256(_Beginning(stream, facts.st_size))
+            digest = self._known(path, facts, index) or sha256_of_blocks(_Beginning(stream, facts.st_size).blocks())
             if digest not in there:
                 stream.seek(0)
                 _save(self._blob(digest), _Beginning(stream, facts.st_size))
@@ -295,12 +292,9 @@ class _Beginning:
         self._left -= len(block)
         return block
 
-
-def _sha256(stream: _Beginning) -> str:
-    digest = hashlib.sha256()
-    while block := stream.read(BLOCK_BYTES):
-        digest.update(block)
-    return digest.hexdigest()
+    def blocks(self) -> Iterator[bytes]:
+        while block := self.read(BLOCK_BYTES):
+            yield block
 
 
 def _is_half(name: str) -> bool:

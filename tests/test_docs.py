@@ -12,17 +12,60 @@ from finetune_site.api.door import api
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-CODE = re.compile(r"```sh\n(.*?)```|`([^`\n]+)`", re.DOTALL)
+CODE = re.compile(r"```sh\n(.*?)```|```.*?```|`([^`]+)`", re.DOTALL)
 
 
 def lines(page: Path) -> list[str]:
     """Everything a page sets as code, a line each; comments left out."""
-    found = [line for block, inline in CODE.findall(page.read_text()) for line in (block or inline).splitlines()]
-    return [line.split("  #")[0].strip() for line in found]
+    found = CODE.findall(page.read_text())
+    typed = [line for block, inline in found for line in block.splitlines() or [" ".join(inline.split())]]
+    return [line.split("  #")[0].strip() for line in typed]
 
 
 def ids(page: Path) -> str:
     return page.name
+
+
+# Who runs each command that a page tells people to type, for real. A command with no test says why.
+RUN_BY = {
+    "manage.py backup": "tests/site/test_backup.py",
+    "manage.py check": "tests/test_architecture.py",
+    "manage.py check_invariants": "tests/site/test_invariants.py",
+    "manage.py cluster": "tests/site/test_recovery.py",
+    "manage.py connect_label_studio": "tests/labelstudio/test_connection.py",
+    "manage.py connect_ollama": "tests/publishing/test_servers.py",
+    "manage.py createcachetable": "tests/site/test_backup.py",
+    "manage.py createsuperuser": "tests/datasets/test_sample.py",
+    "manage.py demo": "tests/site/test_recovery.py",
+    "manage.py migrate": "tests/site/test_backup.py",
+    "manage.py purge": "tests/site/test_purge.py",
+    "manage.py restore": "tests/site/test_backup.py",
+    "manage.py sample_project": "tests/datasets/test_sample.py",
+    "manage.py share_files": "tests/site/test_bucket.py",
+    "manage.py up": "tests/site/test_recovery.py",
+    "curl": "tests/publishing/test_walks.py",
+    "finetune": "tests/publishing/test_walks.py",
+    "ray start": "",  # the tests' cluster (tests/engine/test_train_ray.py) is one of ray.cluster_utils, on one machine
+    "docker compose": "",  # needs a Docker engine: tests/site/test_containers.py parses the file as compose does
+    "docker build": "",  # the same; what was built by buildah instead stands in docs/containers.md
+}
+
+
+def programs(page: Path) -> set[str]:
+    """The programs that a page calls, those of `manage.py` by their command."""
+    typed = set()
+    for line in lines(page):
+        typed |= {f"manage.py {name}" for name in re.findall(r"(?:manage\.py|--then) ([a-z_]+)", line)}
+        typed |= set(re.findall(r"^(curl|finetune|ray start|docker compose|docker build) ", line))
+    return typed
+
+
+def test_every_command_is_run_by_a_test():
+    typed = set().union(*map(programs, PAGES))
+    assert typed == set(RUN_BY), "commands without a row, or rows without a command"
+    for program, test in RUN_BY.items():
+        word = program.split()[-1]
+        assert not test or re.search(rf"\b{word}\b", (ROOT / test).read_text()), f"{test} does not run {program}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)

@@ -1,5 +1,7 @@
 """How examples came into a dataset: generations with the outcome of every passage, and imports."""
 
+from pathlib import Path
+
 from django.conf import settings
 from django.core.validators import RegexValidator
 from django.db import models
@@ -27,7 +29,7 @@ class ModelServer(models.Model):
         validators=[RegexValidator(r"^FINETUNE_LLM_[A-Z0-9_]+$", "Its name must begin with FINETUNE_LLM_.")],
         help_text="Environment variable of the workers that holds its key, if it needs one: FINETUNE_LLM_…",
     )
-    offered = models.TextField(help_text="The models people may choose, one a line")
+    offered = models.TextField(blank=True, help_text="The models people may choose, one a line")
     context_window = models.PositiveIntegerField(default=4096, help_text="Tokens; set on every call")
     takes_models = models.BooleanField(
         "takes models", default=False, help_text="Trainers of every project may publish models to it (Ollama only)"
@@ -110,3 +112,8 @@ class ImportBatch(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("import_batch", args=[self.pk])
+
+    @property
+    def path(self) -> Path:
+        """Where the content lies."""
+        return Path(settings.MEDIA_ROOT) / "imports" / self.sha256

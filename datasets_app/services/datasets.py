@@ -1,21 +1,17 @@
 """What can be done to datasets: make, fill, seal."""
 
-import uuid
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connection, transaction
 from django.db.models import Max
 from django.urls import reverse
 
 from datasets_app.models import Dataset, DatasetVersion, Document, Generation, ImportBatch, ModelServer, State, Tally
-from finetune_site import bucket
+from datasets_app.services.storage import Arrival, arriving
 from finetune_site.bucket import BucketError
 from finetune_site.jobs import services as jobs
-from finetune_site.lib.files import write_whole
 from finetune_site.projects.models import Project
 from finetune_site.projects.quotas import QuotaError, disk_refusal, take_disk
 from finetune_site.projects.services import audit
@@ -88,37 +84,32 @@ def import_examples(*, actor: User, dataset: Dataset, name: str, format: str, bl
     """Keep a file of examples and read it in the background."""
     if told := disk_refusal(dataset.project):
         raise DatasetError(told)
-    folder = Path(settings.MEDIA_ROOT) / "imports"
-    aside = folder / f".import-{uuid.uuid4().hex}"
-    digest = write_whole(aside, blocks)
-    size = aside.stat().st_size
-    aside.rename(folder / digest)
     try:
-        bucket.put(folder / digest)
-    except BucketError as error:
+        with arriving("imports", blocks) as arrival:
+            return _keep_import(actor, dataset, name, format, arrival)
+    except (QuotaError, BucketError) as error:
         raise DatasetError(str(error)) from error
-    with transaction.atomic():
-        _take_disk(dataset.project, size)
-        batch = ImportBatch.objects.create(
-            dataset=dataset, name=name[:255], sha256=digest, size=size, format=format, created_by=actor
-        )
-        batch.job = jobs.enqueue(
-            project=dataset.project,
-            owner=actor,
-            kind="datasets.import",
-            label=f"{dataset}: {name}"[:200],
-            url=reverse("import_batch", args=[batch.pk]),
-        )
-        batch.save(update_fields=["job"])
-        audit(dataset.project, actor, "imported examples into", dataset, after={"file": name, "sha256": digest})
+
+
+@transaction.atomic
+def _keep_import(actor: User, dataset: Dataset, name: str, format: str, arrival: Arrival) -> ImportBatch:
+    """The file under the name of its content, and its row."""
+    take_disk(dataset.project, arrival.size)
+    batch = ImportBatch(
+        dataset=dataset, name=name[:255], sha256=arrival.sha256, size=arrival.size, format=format, created_by=actor
+    )
+    arrival.keep(batch.path)
+    batch.save()
+    batch.job = jobs.enqueue(
+        project=dataset.project,
+        owner=actor,
+        kind="datasets.import",
+        label=f"{dataset}: {name}"[:200],
+        url=reverse("import_batch", args=[batch.pk]),
+    )
+    batch.save(update_fields=["job"])
+    audit(dataset.project, actor, "imported examples into", dataset, after={"file": name, "sha256": arrival.sha256})
     return batch
-
-
-def _take_disk(project: Project, size: int) -> None:
-    try:
-        take_disk(project, size)
-    except QuotaError as error:
-        raise DatasetError(str(error)) from error
 
 
 def one_alone(dataset: Dataset, sealer: User) -> str:

@@ -1,7 +1,6 @@
 """What can be done to documents."""
 
 import logging
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,11 @@ from django.urls import reverse
 
 from datasets_app.engine import media_type
 from datasets_app.models import Document
-from datasets_app.services.storage import lock_content
+from datasets_app.services.storage import Arrival, arriving, lock_content
 from finetune_site import bucket
 from finetune_site.bucket import BucketError
 from finetune_site.jobs import services as jobs
 from finetune_site.lib.channel import InputError
-from finetune_site.lib.files import write_whole
 from finetune_site.projects.models import Project
 from finetune_site.projects.quotas import QuotaError, disk_refusal, give_disk_back, take_disk
 from finetune_site.projects.services import audit
@@ -43,20 +41,11 @@ def upload_document(*, actor: User, project: Project, name: str, blocks: Iterabl
     if told := disk_refusal(project):  # before anything is sent here in vain
         raise DocumentError(told)
     name = Path(name.replace("\\", "/")).name[:255] or "unnamed"
-    folder = Path(settings.MEDIA_ROOT) / "documents"
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".upload-{uuid.uuid4().hex}"
     try:
-        digest = write_whole(aside, _limited(blocks, name))
-        try:
-            kind = media_type.sniff(aside, name)
-        except InputError as error:
-            raise DocumentError(str(error)) from error
-        return _keep(actor, project, name, aside, digest, kind)
-    except (QuotaError, BucketError) as error:
+        with arriving("documents", _limited(blocks, name)) as arrival:
+            return _keep(actor, project, name, arrival, media_type.sniff(arrival.aside, name))
+    except (InputError, QuotaError, BucketError) as error:
         raise DocumentError(str(error)) from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @transaction.atomic
@@ -93,22 +82,15 @@ def _forget(digest: str, path: Path) -> None:
 
 
 @transaction.atomic
-def _keep(actor: User, project: Project, name: str, aside: Path, digest: str, kind: str) -> Uploaded:
+def _keep(actor: User, project: Project, name: str, arrival: Arrival, kind: str) -> Uploaded:
     """The file under the name of its content, and its row."""
-    lock_content(digest)
-    size, target = aside.stat().st_size, aside.parent / digest[:2] / digest
-    target.parent.mkdir(exist_ok=True)
-    aside.rename(target)
-    bucket.put(target)
-    document, is_new = Document.objects.get_or_create(
-        project=project,
-        sha256=digest,
-        defaults={"name": name, "size": size, "media_type": kind, "uploaded_by": actor},
-    )
+    facts = {"name": name, "size": arrival.size, "media_type": kind, "uploaded_by": actor}
+    arrival.keep(Document(sha256=arrival.sha256).path)
+    document, is_new = Document.objects.get_or_create(project=project, sha256=arrival.sha256, defaults=facts)
     if is_new:
         _enqueue(actor, document)
-        take_disk(project, size)
-        audit(project, actor, "uploaded", document, after={"sha256": digest, "size": size})
+        take_disk(project, arrival.size)
+        audit(project, actor, "uploaded", document, after={"sha256": arrival.sha256, "size": arrival.size})
     return Uploaded(document, is_new)
 
 

@@ -1,7 +1,11 @@
-"""Files named by their content: the lock under which one appears or goes, and those that no row points at any more."""
+"""Files named by their content: how one arrives, the lock under which it appears or goes, and those that no row points
+at any more."""
 
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from django.conf import settings
@@ -9,10 +13,39 @@ from django.db import connection
 
 from datasets_app.models import DatasetVersion, Document, ImportBatch
 from finetune_site import bucket
+from finetune_site.lib.files import write_whole
 
 # Younger ones may belong to a row that is being written.
 MIN_AGE_SECONDS = 3600
 ROWS = {"documents": Document, "versions": DatasetVersion, "imports": ImportBatch}
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A file that was sent, written aside. `size` in bytes."""
+
+    aside: Path
+    sha256: str
+    size: int
+
+    def keep(self, path: Path) -> None:
+        """Place it here and in the bucket, in the transaction that writes its row. `BucketError`: it is here alone."""
+        lock_content(self.sha256)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.aside.rename(path)
+        bucket.put(path)
+
+
+@contextmanager
+def arriving(folder: str, blocks: Iterable[bytes]) -> Iterator[Arrival]:
+    """What is sent, aside in a folder of the uploads; what is not kept by the end is gone."""
+    aside = Path(settings.MEDIA_ROOT) / folder / f".arriving-{uuid.uuid4().hex}"
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        digest = write_whole(aside, blocks)
+        yield Arrival(aside, digest, aside.stat().st_size)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def lock_content(digest: str) -> None:

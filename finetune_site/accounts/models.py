@@ -1,6 +1,6 @@
 """What a person chose for themselves; name, address and password are Django's own `User`."""
 
-from zoneinfo import available_timezones
+from zoneinfo import ZoneInfo
 
 from django.conf import settings
 from django.contrib.auth.models import User
@@ -38,4 +38,8 @@ class Profile(models.Model):
     @property
     def zone(self) -> str:
         """The time zone that pages are shown in; one that the system forgot since counts as none."""
-        return self.time_zone if self.time_zone in available_timezones() else settings.TIME_ZONE
+        try:
+            # Remembered by zoneinfo; to list all zones that there are opens hundreds of files.
+            return ZoneInfo(self.time_zone).key if self.time_zone else settings.TIME_ZONE
+        except (KeyError, ValueError, OSError):
+            return settings.TIME_ZONE

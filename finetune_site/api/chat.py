@@ -5,7 +5,7 @@ from typing import Any
 
 from ninja import Field, Query, Router, Schema, Status
 
-from finetune_site.api.fields import Key, Text
+from finetune_site.api.fields import Key, Text, example
 from finetune_site.api.idempotency import once
 from finetune_site.api.paging import Page, Paging, paged
 from finetune_site.api.security import READ, TRAIN, TokenRequest, fetch
@@ -20,7 +20,9 @@ TURNS = 200
 
 
 class QuestionIn(Schema):
-    prompt: Text = Field(min_length=1, max_length=MAX_PROMPT, examples=["How heavy is the pump?"])
+    model_config = example(prompt="How heavy is the pump?", system="Answer in one sentence.", max_tokens=128)
+
+    prompt: Text = Field(min_length=1, max_length=MAX_PROMPT)
     system: Text = Field("", max_length=MAX_SYSTEM)
     temperature: float = Field(0, ge=0, le=2)
     max_tokens: int = Field(256, ge=1, le=MAX_ANSWER_TOKENS)

@@ -15,7 +15,7 @@ from datasets_app.models import Dataset, Example, State, Tally
 from datasets_app.services import datasets as services
 from datasets_app.services import examples as example_services
 from finetune_site.api.errors import ApiError, check
-from finetune_site.api.fields import Key, Line, Name, Text
+from finetune_site.api.fields import Key, Line, Name, Text, example
 from finetune_site.api.idempotency import once
 from finetune_site.api.paging import Page, Paging, paged
 from finetune_site.api.security import READ, WRITE, TokenRequest, fetch
@@ -36,6 +36,8 @@ PARQUET: dict[str, Any] = {
 
 
 class DatasetIn(Schema):
+    model_config = example(name="Kestrel", description="Questions about the Kestrel's manual")
+
     name: Name
     description: Text = ""
 
@@ -57,6 +59,8 @@ class DatasetOut(Schema):
 class GenerateIn(Schema):
     """`generator`: “extractive”, “verbatim”, or a model as the page offers it: “server key:name”."""
 
+    model_config = example(documents=[1, 2], generator="extractive", wordings=6)
+
     documents: list[int] = Field(max_length=1000)
     generator: Line = "extractive"
     wordings: int = Field(6, ge=1, le=12)
@@ -77,6 +81,13 @@ class Message(Schema):
 class ExampleIn(Schema):
     """A conversation (`messages`), a preference pair (`prompt`, `chosen`, `rejected`) or a `text`."""
 
+    model_config = example(
+        messages=[
+            {"role": "user", "content": "How heavy is the pump?"},
+            {"role": "assistant", "content": "It weighs 31 kilograms."},
+        ]
+    )
+
     messages: list[Message] | None = Field(None, max_length=200)
     prompt: Text | None = None
     chosen: Text | None = None
@@ -86,6 +97,8 @@ class ExampleIn(Schema):
 
 class JudgeIn(Schema):
     """`text_id`: the text you read; where it is another one by now, nothing is decided."""
+
+    model_config = example(verdict="rejected", reason="The answer is not in the document.", text_id=42)
 
     verdict: Literal["approved", "rejected", "draft"]
     reason: Line = ""
@@ -116,6 +129,8 @@ class ExampleFilter(Paging):
 
 
 class SealIn(Schema):
+    model_config = example(validation_share=0.1, recall_share=1.0, note="After the second review")
+
     validation_share: float = Field(0.1, ge=0, le=0.5)
     recall_share: float = Field(1.0, ge=0, le=1)
     note: Line = ""

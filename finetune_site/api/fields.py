@@ -1,9 +1,9 @@
 """The kinds of values that requests carry: texts that Postgres can keep, keys that it can have."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from ninja import Path
-from pydantic import StringConstraints
+from pydantic import ConfigDict, StringConstraints
 
 # Postgres keeps no NUL.
 _KEPT = r"^[^\x00]*$"
@@ -11,3 +11,8 @@ Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 Line = Annotated[str, StringConstraints(max_length=300, pattern=_KEPT)]
 Text = Annotated[str, StringConstraints(max_length=200_000, pattern=_KEPT)]
 Key = Annotated[int, Path(ge=1, le=2**63 - 1)]
+
+
+def example(**values: Any) -> ConfigDict:
+    """The configuration of a request's body that shows itself in the OpenAPI document, as somebody would send it."""
+    return ConfigDict(json_schema_extra={"examples": [values]})

@@ -10,9 +10,10 @@ from django.core.exceptions import PermissionDenied
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connection
 from django.http import StreamingHttpResponse
-from ninja import Query, Router, Schema
+from ninja import Query, Router, Schema, Status
 
 from finetune_site.api.fields import Key
+from finetune_site.api.idempotency import once
 from finetune_site.api.paging import Page, Paging, paged
 from finetune_site.api.security import READ, WRITE, TokenRequest, fetch
 from finetune_site.jobs import services
@@ -72,20 +73,22 @@ def job_read(request: TokenRequest, pk: Key) -> Any:
     return JobOut.from_orm(fetch(request, get_job, pk))
 
 
-@router.post("/jobs/{int:pk}/cancel", auth=WRITE, response=JobOut, operation_id="job_cancel")
-def job_cancel(request: TokenRequest, pk: Key) -> Any:
+@router.post("/jobs/{int:pk}/cancel", auth=WRITE, response={201: JobOut}, operation_id="job_cancel")
+@once
+def job_cancel(request: TokenRequest, pk: Key) -> Status[Any]:
     """Stop a job: a waiting one at once, a running one where it can save what it has."""
     job = _controlled(request, pk)
     services.cancel(actor=request.user, job=job)
-    return JobOut.from_orm(get_job(request.user, pk))
+    return Status(201, JobOut.from_orm(get_job(request.user, pk)))
 
 
-@router.post("/jobs/{int:pk}/requeue", auth=WRITE, response=JobOut, operation_id="job_requeue")
-def job_requeue(request: TokenRequest, pk: Key) -> Any:
+@router.post("/jobs/{int:pk}/requeue", auth=WRITE, response={201: JobOut}, operation_id="job_requeue")
+@once
+def job_requeue(request: TokenRequest, pk: Key) -> Status[Any]:
     """Start a job again that failed or was stopped; it goes on from what it kept."""
     job = _controlled(request, pk)
     services.requeue(actor=request.user, job=job)
-    return JobOut.from_orm(get_job(request.user, pk))
+    return Status(201, JobOut.from_orm(get_job(request.user, pk)))
 
 
 @router.get("/jobs/{int:pk}/events", auth=READ, operation_id="job_events", openapi_extra=STREAM)

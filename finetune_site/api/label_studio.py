@@ -12,7 +12,7 @@ from datasets_app.models import Dataset, LabelStudioLink, LabelStudioServer
 from datasets_app.services import labelstudio as services
 from finetune_site.api.datasets import WorkOut
 from finetune_site.api.errors import check
-from finetune_site.api.fields import Key, Line
+from finetune_site.api.fields import Key, Line, example
 from finetune_site.api.idempotency import once
 from finetune_site.api.paging import Page, Paging, paged
 from finetune_site.api.security import READ, WRITE, TokenRequest, fetch
@@ -29,6 +29,8 @@ class LabelStudioServerOut(Schema):
 
 class SendIn(Schema):
     """Which examples go there; what is there already is not sent twice."""
+
+    model_config = example(server=1, state="draft", text="pump")
 
     server: int
     state: Literal["draft", "approved", "rejected", ""] = "draft"

@@ -7,7 +7,7 @@ from django.core.exceptions import PermissionDenied
 from ninja import Field, Query, Router, Schema, Status
 
 from finetune_site.api.errors import ApiError
-from finetune_site.api.fields import Key, Name, Text
+from finetune_site.api.fields import Key, Name, Text, example
 from finetune_site.api.idempotency import once
 from finetune_site.api.paging import Page, Paging, paged
 from finetune_site.api.security import READ, WRITE, TokenRequest, fetch, projects_of
@@ -20,6 +20,8 @@ router = Router(tags=["Projects"])
 
 
 class ProjectIn(Schema):
+    model_config = example(name="Pumps", description="Manuals of the Kestrel pumps")
+
     name: Name
     description: Text = ""
 
@@ -38,6 +40,8 @@ class MemberOut(Schema):
 
 
 class LimitsIn(Schema):
+    model_config = example(disk_limit_gb=200, device_hours_limit=None)
+
     disk_limit_gb: int | None = Field(None, ge=0, le=10**6)
     device_hours_limit: int | None = Field(None, ge=0, le=10**6)
 

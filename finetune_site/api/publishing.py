@@ -9,7 +9,7 @@ from ninja import Field, Query, Router, Schema, Status
 
 from datasets_app.models import ModelServer
 from finetune_site.api.errors import ApiError, check
-from finetune_site.api.fields import Key, Line, Name, Text
+from finetune_site.api.fields import Key, Line, Name, Text, example
 from finetune_site.api.idempotency import once
 from finetune_site.api.paging import Page, Paging, paged
 from finetune_site.api.security import PUBLISH, READ, TokenRequest, fetch
@@ -33,7 +33,9 @@ BYTES: dict[str, Any] = {
 
 
 class ExportIn(Schema):
-    format: Line = Field(examples=["q8_0"], description="adapter, merged, f16, bf16, q8_0, or a K-quant")
+    model_config = example(format="q8_0")
+
+    format: Line = Field(description="adapter, merged, f16, bf16, q8_0, or a K-quant")
 
 
 class ExportOut(Schema):
@@ -56,8 +58,10 @@ class ServerOut(Schema):
 class PublicationIn(Schema):
     """As on the form: `server` of those that operators let models be published to, `name` without `ft/`."""
 
+    model_config = example(server=1, name="kestrel", format="q8_0", system="You know the Kestrel.", note="First")
+
     server: int
-    name: Name = Field(examples=["kestrel"])
+    name: Name
     format: Line = "q8_0"
     system: Text = ""
     temperature: float = Field(0.2, ge=0, le=2)
@@ -97,6 +101,8 @@ class PublishedModelOut(Schema):
 
 
 class ReasonIn(Schema):
+    model_config = example(reason="Its answers were checked by hand.")
+
     reason: Line = ""
 
 

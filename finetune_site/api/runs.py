@@ -7,7 +7,7 @@ from django.http import StreamingHttpResponse
 from ninja import Field, Query, Router, Schema, Status
 
 from finetune_site.api.errors import ApiError, check
-from finetune_site.api.fields import Key, Line, Name
+from finetune_site.api.fields import Key, Line, Name, example
 from finetune_site.api.idempotency import once
 from finetune_site.api.jobs import STREAM, stream
 from finetune_site.api.paging import Page, Paging, paged
@@ -35,6 +35,8 @@ class BaseOut(Schema):
 
 class RunIn(Schema):
     """`knobs`: what differs from the preset, each as on the form of a run."""
+
+    model_config = example(name="First", version=1, base=1, method="lora", knobs={"epochs": 3, "learning_rate": 0.0002})
 
     name: Name
     version: int

@@ -1,5 +1,6 @@
 """The pages of the programmer's door: a person's tokens, and the list of operations; and its OpenAPI document."""
 
+import json
 from typing import Any
 
 from django.contrib import messages
@@ -51,9 +52,16 @@ def api_docs(request: SignedInRequest) -> HttpResponse:
     rooms: dict[str, list[dict[str, Any]]] = {}
     for path, methods in schema["paths"].items():
         for method, operation in methods.items():
-            entry = {"method": method.upper(), "path": path, **operation}
+            entry = {"method": method.upper(), "path": path, "example": _example(schema, operation), **operation}
             rooms.setdefault(operation["tags"][0], []).append(entry)
     return render(request, "api/docs.html", {"rooms": rooms})
+
+
+def _example(schema: dict[str, Any], operation: dict[str, Any]) -> str:
+    """A body as one would send it, as JSON; empty where the operation takes none."""
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    named = schema["components"]["schemas"].get(body.get("$ref", "").rpartition("/")[2], {})
+    return json.dumps(named["examples"][0], ensure_ascii=False) if "examples" in named else ""
 
 
 @csrf_exempt

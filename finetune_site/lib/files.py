@@ -12,13 +12,16 @@ def write_whole(path: Path, blocks: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with aside.open("wb") as stream:
-        for block in blocks:
-            digest.update(block)
-            stream.write(block)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.rename(path)
+    try:
+        with aside.open("wb") as stream:
+            for block in blocks:
+                digest.update(block)
+                stream.write(block)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.rename(path)
+    finally:
+        aside.unlink(missing_ok=True)
     return digest.hexdigest()
 
 
@@ -26,6 +29,14 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content in hex, read in blocks."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_of_blocks(blocks: Iterable[bytes]) -> str:
+    """The SHA-256 in hex of a content that comes piece by piece."""
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def folder_bytes(folder: Path) -> int:

@@ -3,7 +3,6 @@
 Each finding is a sentence. Nothing is mended here: a finding is a fault of the site, and its rows tell how it came.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from django.db.models.fields.json import KT
 from datasets_app.models import DatasetVersion, Document, Example, LabelStudioTask, Tally, VersionEntry
 from finetune_site import bucket
 from finetune_site.jobs.models import FINISHED, Job, JobEvent, JobState
+from finetune_site.lib.files import sha256_of_blocks
 from finetune_site.projects.models import Membership, Project, Role
 from training_app.models import ChatAnswer, Metric, Publication, PublishedModel, Run
 from training_app.services import artefacts
@@ -168,7 +168,4 @@ INVARIANTS = (
 
 def _hash(path: Path) -> str:
     """Of a file on the disk or in the bucket."""
-    digest = hashlib.sha256()
-    for block in bucket.blocks(path):
-        digest.update(block)
-    return digest.hexdigest()
+    return sha256_of_blocks(bucket.blocks(path))

@@ -26,6 +26,9 @@ def test_it_teaches_the_way_and_is_made_once(operator, client_of, capsys):
 def test_it_needs_somebody_to_own_it():
     with pytest.raises(CommandError, match="createsuperuser"):
         call_command("sample_project")
+    call_command("createsuperuser", interactive=False, username="operator", email="operator@example.org")
+    call_command("sample_project")
+    assert Project.objects.get().memberships.get().user.username == "operator"
 
 
 def test_a_site_with_projects_is_left_alone(project, operator):

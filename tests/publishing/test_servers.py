@@ -1,12 +1,14 @@
 """The operators' page of Ollama servers: what they hold, fetching and unloading, and what is wrong with them."""
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.urls import reverse
 
 from datasets_app.models import ModelServer
 from finetune_site.jobs.models import Job
 from finetune_site.projects.models import Project
 from tests.factories import run_all
+from tests.ollama_server import Manifest
 from training_app import serving
 from training_app.engine.bundled import find_gguf
 from training_app.models import OllamaPull, OllamaState
@@ -65,3 +67,21 @@ def test_the_operators_desk_is_nobodys_project(server, double, operator, trainer
     desk = Project.objects.get(is_desk=True)
     assert Job.objects.get().project == desk and "Operators" not in client_of(operator).get("/").content.decode()
     assert client_of(trainer).get(desk.get_absolute_url()).status_code == 404
+
+
+def test_an_ollama_is_registered_without_a_hand(double, capsys):
+    call_command("connect_ollama", double.base_url)
+    made = ModelServer.objects.get()
+    assert (made.name, made.provider, made.model_names, made.takes_models) == ("Ollama", "ollama", [], False)
+    assert "no model yet: fetch one" in capsys.readouterr().out
+    made.offered = "qwen3:4b"
+    made.save()
+    double.models["smollm2:135m"] = Manifest(double.keep(find_gguf()))
+    for _ in range(2):
+        call_command("connect_ollama", double.base_url, takes_models=True)
+    made = ModelServer.objects.get()
+    assert (made.model_names, made.takes_models) == (["qwen3:4b", "smollm2:135m"], True)
+    for address, told in (("http://127.0.0.1:9", "cannot be reached"), ("ftp://ollama", "is not Ollama")):
+        with pytest.raises(CommandError, match=told):
+            call_command("connect_ollama", address, name="Another")
+    assert ModelServer.objects.count() == 1

@@ -4,12 +4,14 @@ import json
 import threading
 
 import httpx
+import jsonschema_rs
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
+from finetune_site.api.door import api
 from finetune_site.api.models import KeptAnswer, Token
 from finetune_site.api.services import forget_answers, make_token
 from finetune_site.jobs import queue, services
@@ -182,6 +184,31 @@ def test_a_token_is_shown_once_and_revoked(client_of, trainer, project):
     assert token.last_used_at and token.scopes == ["read", "write"]
     client.post(f"/account/tokens/{token.pk}/revoke")
     assert Client().get("/api/v1/projects", headers=headers).status_code == 401
+
+
+def test_every_body_is_shown_as_one_would_send_it():
+    document = api.get_openapi_schema(path_prefix="/api/v1/")
+    schemas, shown = document["components"]["schemas"], 0
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json")
+            if body:
+                named = schemas[body["schema"]["$ref"].rpartition("/")[2]]
+                [example] = named["examples"]
+                jsonschema_rs.validate({**named, "components": document["components"]}, example)
+                assert set(example) <= set(named["properties"]), path
+                shown += 1
+    assert shown > 10
+
+
+def test_a_job_is_stopped_and_started_again_once(door, project, trainer):
+    job = services.enqueue(project=project, owner=trainer, kind="datasets.seal", label="a version")
+    stop = [door.post(f"/jobs/{job.pk}/cancel", key="stop") for _ in range(2)]
+    assert [answer.status_code for answer in stop] == [201, 201]
+    again = [door.post(f"/jobs/{job.pk}/requeue", key="again") for _ in range(2)]
+    assert [answer.status_code for answer in again] == [201, 201] and again[0].content == again[1].content
+    job.refresh_from_db()
+    assert job.state == "queued" and door.post(f"/jobs/{job.pk}/requeue", key="another").status_code == 409
 
 
 def test_the_operations_are_listed(client_of, viewer):

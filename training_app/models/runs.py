@@ -1,12 +1,13 @@
 """Runs, and the series of numbers a run writes."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.postgres.fields import ArrayField
-from django.db import models
+from django.db import connection, models
 from django.db.models import Max, Q
 from django.db.models.functions import Mod
 from django.urls import reverse
@@ -126,6 +127,13 @@ class Run(models.Model):
         }
 
 
+_NEWEST = """
+select wanted.name, newest.value from unnest(%s::text[]) as wanted (name), lateral (
+  select value from training_app_metric where run_id = %s and name = wanted.name order by step desc limit 1
+) as newest
+"""
+
+
 class MetricQuerySet(models.QuerySet["Metric"]):
     def thinned(self) -> "MetricQuerySet":
         """Of one run's: every number of evenly spread steps, of each look and of the last step."""
@@ -133,6 +141,12 @@ class MetricQuerySet(models.QuerySet["Metric"]):
         looks = self.filter(name__in=LOOK_NAMES).order_by().values("step")
         spread = self.annotate(rest=Mod("step", last // CURVE_STEPS + 1))
         return spread.filter(Q(rest=0) | Q(step=last) | Q(step__in=looks))
+
+    def newest_of(self, run: Run, names: Iterable[str]) -> dict[str, float]:
+        """The last number of each of these names that has one: a look into the index for each, whatever is in it."""
+        with connection.cursor() as cursor:
+            cursor.execute(_NEWEST, [list(names), run.pk])
+            return dict(cursor.fetchall())
 
 
 class Metric(models.Model):

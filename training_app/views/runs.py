@@ -24,7 +24,7 @@ from training_app.configurations import Configuration, of_run
 from training_app.engine.spec import ROW_KINDS
 from training_app.foresight import last_errors
 from training_app.forms.runs import DescribeForm, RunFilterForm, RunForm
-from training_app.models import BaseModel, Run
+from training_app.models import BaseModel, Metric, Run
 from training_app.models.runs import LOOK_NAMES
 from training_app.series import NAMES
 from training_app.services import housekeeping
@@ -299,12 +299,11 @@ def _next_name(project: int) -> str:
 def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
     found = get_run(request.user, pk)
     has_rewards = ROW_KINDS[found.objective] == "preference"
-    last = {name: found.metrics.filter(name=name).order_by("-step").first() for name in (*NAMES, *LOOK_NAMES)}
     return {
         "run": found,
         "project": found.project,
         "section": "runs",
-        "last": {name: metric.value for name, metric in last.items() if metric},
+        "last": Metric.objects.newest_of(found, (*NAMES, *LOOK_NAMES)),
         "differing": found.differing,
         "samples": found.samples.newest(),
         "row_losses": _row_losses(found),

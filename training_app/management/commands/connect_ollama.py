@@ -29,10 +29,11 @@ class Command(BaseCommand):
                 held = [model.name for model in client.look().models]
         except OllamaError as error:
             raise CommandError(str(error)) from None
-        server.offered = "\n".join(dict.fromkeys([*server.model_names, *held])) or "llama3.2:1b"
+        server.offered = "\n".join(dict.fromkeys([*server.model_names, *held]))
         try:
             server.full_clean()
         except ValidationError as error:
             raise CommandError("; ".join(error.messages)) from None
         server.save()
-        self.stdout.write(f"{server} at {server.base_url} is registered; it offers {', '.join(server.model_names)}.")
+        offers = ", ".join(server.model_names) or "no model yet: fetch one, and run this again"
+        self.stdout.write(f"{server} at {server.base_url} is registered; it offers {offers}.")
