@@ -78,6 +78,7 @@ def _expected(job: Job, usual: dict[str, float]) -> float:
 def _usual_seconds(queue: str) -> dict[str, float]:
     """The mean of the last jobs of each kind that succeeded."""
     ended = Job.objects.filter(queue=queue, state=JobState.SUCCEEDED).annotate(took=F("finished_at") - F("started_at"))
+    ended = ended.exclude(took=None)
     taken: dict[str, list[float]] = defaultdict(list)
     for kind, took in ended.order_by("-pk").values_list("kind", "took")[:MEASURED_JOBS]:
         taken[kind].append(took.total_seconds())

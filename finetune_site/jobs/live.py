@@ -112,10 +112,15 @@ class Hub:
         event, _, project = json.loads(payload)
         if project not in self._viewers:
             return  # nobody looks: no query
-        frame = await asyncio.to_thread(_frame, event)
+        try:
+            frame = await asyncio.to_thread(_frame, event)
+            if frame is None:  # deleted since
+                return
+        except Exception:  # whatever one event has, the updates of all pages go on; these read theirs anew
+            logger.exception("live updates: event %s of project %s cannot be shown", event, project)
+            frame = None
         for viewer in list(self._viewers.get(project, ())):
-            if frame:
-                _put(viewer, frame)
+            _put(viewer, frame)
 
     def _tell_all_to_resync(self) -> None:
         for queues in self._viewers.values():

@@ -128,7 +128,7 @@ def test_every_line_of_the_client(site, secret, project, trainer, base, run, oll
             "generate": [dataset.pk, *Document.objects.order_by("pk").values_list("pk", flat=True)],
             "seal": [dataset.pk],
             "train": [project.pk],
-            "evaluate": [run.pk],
+            "evaluate": [project.runs.latest("pk").pk],
             "publish": [run.pk],
         }.get(verb, [])
         own = {"1": str(DatasetVersion.objects.latest("pk").pk), "smollm2:135m": base.name}

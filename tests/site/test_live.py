@@ -107,6 +107,33 @@ def test_a_slow_viewer_is_told_to_read_again_and_the_listener_goes_on(job, proje
     assert "resync" in asyncio.run(scene())[0]
 
 
+def test_an_event_that_cannot_be_shown_ends_nothing(job, project, monkeypatch):
+    from finetune_site.jobs import live
+
+    real = live.render
+
+    def render(event):
+        if event.payload == {"step": 1}:
+            raise ValueError("it cannot be shown")
+        return real(event)
+
+    monkeypatch.setattr(live, "render", render)
+
+    async def scene():
+        hub = Hub()
+        viewer = hub.watch(project.pk, frozenset(), None)
+        await ready(hub, viewer)
+        await sync_to_async(events.record)(job, "step", {"step": 1})
+        while "resync" not in await asyncio.wait_for(anext(viewer), 120):
+            pass
+        await sync_to_async(events.record)(job, "step", {"step": 2})
+        got = await frames(viewer, 1)
+        hub._listener.cancel()
+        return got
+
+    assert asyncio.run(scene()) == [("step", {"job": job.pk, "body": {"step": 2}})]
+
+
 def test_after_the_listening_connection_is_cut_events_still_arrive(job, project):
     def cut():
         with connection.cursor() as cursor:
