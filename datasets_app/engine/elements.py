@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from datasets_app.engine import tables
+
 TITLE, TEXT, LIST_ITEM, TABLE, CODE, CAPTION = "title", "text", "list_item", "table", "code", "caption"
 HEADER, FOOTER, OTHER = "header", "footer", "other"
 _REPEATED_SHARE, _REPEATED_MIN = 0.2, 3
@@ -40,9 +42,9 @@ def is_noise(text: str) -> bool:
     return letters < 0.4 * len(text) or bool(re.fullmatch(r"[ivxlc\d\s./-]+", text) and len(text) < 6)
 
 
-def finish(raw: Iterable[Element], max_chars: int) -> Iterator[Element]:
-    """Clean, drop noise, mark repeated lines as header or footer, split what is too long, number, and file each
-    element under its headings."""
+def finish(raw: Iterable[Element], max_chars: int, table_chars: int) -> Iterator[Element]:
+    """Clean, drop noise, mark repeated lines as header or footer, split what is too long (tables between rows), number,
+    and file each element under its headings."""
     cleaned = [replace(element, text=clean(element.text)) for element in raw]
     repeated = _repeated(cleaned)
     headings: list[tuple[int, str]] = []
@@ -55,8 +57,8 @@ def finish(raw: Iterable[Element], max_chars: int) -> Iterator[Element]:
         if element.kind == TITLE:
             depth = element.depth or 0
             headings = [entry for entry in headings if entry[0] < depth] + [(depth, element.text.replace("\n", " "))]
-        for part in _split(element.text, max_chars):
-            yield replace(element, index=index, text=part, section=[text for _, text in headings])
+        for part in _parts(element, max_chars, table_chars):
+            yield replace(part, index=index, section=[text for _, text in headings])
             index += 1
 
 
@@ -85,6 +87,17 @@ def _repeated(elements: list[Element]) -> set[str]:
 
 def _shape(text: str) -> str:
     return re.sub(r"\d+", "#", text)
+
+
+def _parts(element: Element, max_chars: int, table_chars: int) -> Iterator[Element]:
+    """A long table in several, each with its first row; a long text in several; else the element itself."""
+    if element.kind == TABLE and element.html and len(element.text) > table_chars:
+        for rows in tables.parts(tables.cells(element.html), table_chars):
+            text = clean(tables.text_of(rows))
+            yield replace(element, text=text[:max_chars], html=tables.html_of(rows))
+        return
+    for part in _split(element.text, max_chars):
+        yield replace(element, text=part)
 
 
 def _split(text: str, size: int) -> Iterator[str]:

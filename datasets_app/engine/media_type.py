@@ -1,5 +1,7 @@
 """What a file is, by its content and never by its name. Standard library only: the web process asks at upload."""
 
+import mmap
+import re
 import zipfile
 from pathlib import Path
 
@@ -7,31 +9,80 @@ from finetune_site.lib.channel import InputError
 
 PDF = "application/pdf"
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+PPTX = "application/vnd.openxmlformats-officedocument.presentationml.presentation"
+XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+XLS = "application/vnd.ms-excel"
+ODT = "application/vnd.oasis.opendocument.text"
+EPUB = "application/epub+zip"
+RTF = "application/rtf"
+EML = "message/rfc822"
+MSG = "application/vnd.ms-outlook"
 HTML = "text/html"
+XML = "application/xml"
+JSON = "application/json"
+JSON_LINES = "application/jsonl"
+CSV = "text/csv"
+TSV = "text/tab-separated-values"
 MARKDOWN = "text/markdown"
+RST = "text/x-rst"
+ORG = "text/x-org"
 TEXT = "text/plain"
-NAMES = {PDF: "PDF", DOCX: "Word document", HTML: "web page", MARKDOWN: "Markdown", TEXT: "plain text"}
-ACCEPTED = "PDF, DOCX, HTML, Markdown or plain text"
+NAMES = {
+    PDF: "PDF", DOCX: "Word document", PPTX: "PowerPoint presentation", XLSX: "Excel workbook",
+    XLS: "Excel workbook (old format)", ODT: "OpenDocument text", EPUB: "EPUB book", RTF: "RTF document",
+    EML: "e-mail", MSG: "Outlook message", HTML: "web page", XML: "XML", JSON: "JSON", JSON_LINES: "JSON Lines",
+    CSV: "CSV table", TSV: "TSV table", MARKDOWN: "Markdown", RST: "reStructuredText", ORG: "Org text",
+    TEXT: "plain text",
+}  # fmt: skip
+# What stands for a page where it is not called so.
+PAGE_WORDS = {PPTX: "slide", XLSX: "sheet", XLS: "sheet"}
+# Members of an archive are counted and weighed before anything unpacks them.
+ARCHIVES = {DOCX, PPTX, XLSX, ODT, EPUB}
+TEXTS = {HTML, XML, JSON, JSON_LINES, CSV, TSV, MARKDOWN, RST, ORG, TEXT, RTF}
+ACCEPTED = (
+    "PDF, Word (DOCX), PowerPoint (PPTX), Excel (XLSX, XLS), OpenDocument text, RTF, EPUB, HTML, e-mails (EML, MSG), "
+    "CSV, TSV, JSON, XML, Markdown, reStructuredText, Org or plain text"
+)
 
 _HEAD_BYTES = 65_536
 _FOREIGN = (
     (b"MZ", "a Windows program"),
     (b"\x7fELF", "a Linux program"),
-    (b"\xd0\xcf\x11\xe0", "an old Office file (.doc, .xls, .ppt); save it as DOCX or PDF first"),
     (b"\x89PNG", "an image; scans are not read yet, so export the text as PDF"),
     (b"\xff\xd8\xff", "an image; scans are not read yet, so export the text as PDF"),
+    (b"II*\x00", "an image; scans are not read yet, so export the text as PDF"),
+    (b"MM\x00*", "an image; scans are not read yet, so export the text as PDF"),
     (b"GIF8", "an image"),
     (b"\x1f\x8b", "a gzip archive; unpack it first"),
     (b"7z\xbc\xaf", "a 7-Zip archive; unpack it first"),
     (b"Rar!", "a RAR archive; unpack it first"),
-    (b"{\\rtf", "an RTF file; save it as DOCX or PDF first"),
+)
+# Of files that are text, only the name tells what kind of text they mean to be.
+_SUFFIXES = {
+    ".md": MARKDOWN, ".markdown": MARKDOWN, ".rst": RST, ".rest": RST, ".org": ORG, ".csv": CSV, ".tsv": TSV,
+    ".tab": TSV, ".json": JSON, ".jsonl": JSON_LINES, ".ndjson": JSON_LINES, ".xml": XML,
+}  # fmt: skip
+# Parts that only one of the packed formats has.
+_MEMBERS = (("word/document.xml", DOCX), ("ppt/presentation.xml", PPTX), ("xl/workbook.xml", XLSX))
+_MIMETYPES = {EPUB.encode(): EPUB, ODT.encode(): ODT}
+# Names of streams in Microsoft's compound files, as their directory spells them.
+_STREAMS = (
+    ("__properties_version1.0", MSG, ""),
+    ("WordDocument", "", "an old Word file (.doc); save it as DOCX or PDF first"),
+    ("PowerPoint Document", "", "an old PowerPoint file (.ppt); save it as PPTX or PDF first"),
+    ("EncryptedPackage", "", "encrypted with a password; save a copy without one and upload that"),
+    ("Workbook", XLS, ""),
+    ("Book", XLS, ""),
+)
+_MAIL_FIELDS = re.compile(
+    rb"^(?:Return-Path|Received|From|To|Subject|Date|Message-ID|MIME-Version|Delivered-To|Content-Type):", re.I | re.M
 )
 
 
 def sniff(path: Path, filename: str) -> str:
     """The media type of a file; `InputError` with a sentence when it is none that can be parsed.
 
-    The name only tells Markdown from plain text, which no content can.
+    The name only tells kinds of text apart, which no content can.
     """
     with path.open("rb") as stream:
         head = stream.read(_HEAD_BYTES)
@@ -41,6 +92,10 @@ def sniff(path: Path, filename: str) -> str:
         return PDF
     if head.startswith(b"PK"):
         return _zip_type(path, filename)
+    if head.startswith(b"\xd0\xcf\x11\xe0"):
+        return _compound_type(path, filename)
+    if head.startswith(b"{\\rtf"):
+        return RTF
     for magic, what in _FOREIGN:
         if head.startswith(magic):
             raise InputError(f"“{filename}” is {what}. Documents may be {ACCEPTED}.")
@@ -51,28 +106,54 @@ def _zip_type(path: Path, filename: str) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())
-    except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+            said = _mimetype(archive) if "mimetype" in names else b""
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
         raise InputError(f"“{filename}” is a damaged archive or Office file. Save it again and retry.") from error
-    if "word/document.xml" in names:
-        return DOCX
-    for member, what in (
-        ("xl/", "an Excel workbook"),
-        ("ppt/", "a PowerPoint file"),
-        ("mimetype", "an EPUB or ODF file"),
-    ):
-        if any(name.startswith(member) for name in names):
-            raise InputError(f"“{filename}” is {what}, which cannot be read yet. Export it as PDF or DOCX.")
+    if said:
+        if said in _MIMETYPES:
+            return _MIMETYPES[said]
+        raise InputError(f"“{filename}” is an OpenDocument file that is no text. Save it as XLSX, PPTX or PDF first.")
+    for member, kind in _MEMBERS:
+        if member in names:
+            return kind
     raise InputError(f"“{filename}” is a ZIP archive, not a document. Unpack it and upload what is inside.")
+
+
+def _mimetype(archive: zipfile.ZipFile) -> bytes:
+    with archive.open("mimetype") as stream:
+        return stream.read(200).strip()
+
+
+def _compound_type(path: Path, filename: str) -> str:
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for name, kind, what in _STREAMS:
+            if content.find(f"{name}\x00".encode("utf-16-le")) < 0:
+                continue
+            if what:
+                raise InputError(f"“{filename}” is {what}.")
+            return kind
+    raise InputError(f"“{filename}” is a Microsoft file of an unknown kind. Documents may be {ACCEPTED}.")
 
 
 def _text_type(head: bytes, filename: str) -> str:
     is_wide = head[:2] in (b"\xff\xfe", b"\xfe\xff")
     if not is_wide and (b"\x00" in head or _control_share(head) > 0.05):
         raise InputError(f"“{filename}” is a binary file of an unknown kind. Documents may be {ACCEPTED}.")
+    suffix = Path(filename).suffix.lower()
+    if suffix in _SUFFIXES:
+        return _SUFFIXES[suffix]
     lowered = head[:4096].lower()
     if any(mark in lowered for mark in (b"<!doctype html", b"<html", b"<head", b"<body")):
         return HTML
-    return MARKDOWN if Path(filename).suffix.lower() in {".md", ".markdown"} else TEXT
+    if lowered.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<?xml"):
+        return XML
+    return EML if _is_mail(head, suffix) else TEXT
+
+
+def _is_mail(head: bytes, suffix: str) -> bool:
+    fields = re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0]
+    begins_so = bool(_MAIL_FIELDS.match(fields)) or fields.startswith(b"From ")
+    return begins_so and len(_MAIL_FIELDS.findall(fields)) >= (1 if suffix == ".eml" else 3)
 
 
 def _control_share(head: bytes) -> float:

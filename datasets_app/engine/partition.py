@@ -1,10 +1,11 @@
-"""From Unstructured's elements to ours, and its partitioners for formats without pages."""
+"""From Unstructured's elements to ours, and its partitioners for everything but PDF."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from datasets_app.engine import elements as kinds
+from datasets_app.engine import tables
 from datasets_app.engine.elements import Element
 
 _KIND = {
@@ -44,10 +45,40 @@ def read_docx(path: Path) -> Iterator[Element]:
     yield from to_elements(partition_docx(filename=str(path), languages=["eng"]))
 
 
+def read_pptx(path: Path) -> Iterator[Element]:
+    """A slide is a page; its notes follow it."""
+    from unstructured.partition.pptx import partition_pptx
+
+    yield from to_elements(partition_pptx(filename=str(path), include_slide_notes=True, languages=["eng"]))
+
+
+def read_odt(path: Path) -> Iterator[Element]:
+    from unstructured.partition.odt import partition_odt
+
+    yield from _without_pages(partition_odt(filename=str(path), languages=["eng"]))
+
+
+def read_by_pandoc(path: Path, form: str) -> Iterator[Element]:
+    """What pandoc turns into HTML: `form` as it names it. It fetches and includes nothing."""
+    import pypandoc
+
+    yield from from_html(pypandoc.convert_file(str(path), "html", format=form, sandbox=True))
+
+
+def read_xml(path: Path) -> Iterator[Element]:
+    from unstructured.partition.xml import partition_xml
+
+    yield from _without_pages(partition_xml(text=decode(path), languages=["eng"]))
+
+
 def read_html(path: Path) -> Iterator[Element]:
+    yield from from_html(decode(path))
+
+
+def from_html(text: str) -> Iterator[Element]:
     from unstructured.partition.html import partition_html
 
-    yield from _without_pages(partition_html(text=decode(path), languages=["eng"]))
+    yield from _without_pages(partition_html(text=text, languages=["eng"]))
 
 
 def read_markdown(path: Path) -> Iterator[Element]:
@@ -57,12 +88,16 @@ def read_markdown(path: Path) -> Iterator[Element]:
 
 
 def read_text(path: Path) -> Iterator[Element]:
+    yield from from_text(decode(path))
+
+
+def from_text(text: str) -> Iterator[Element]:
     """In blocks of whole paragraphs: the language model takes memory by the length of what it is given."""
     from unstructured.partition.text import partition_text
 
     block: list[str] = []
     size = 0
-    for paragraph in _paragraphs(decode(path)):
+    for paragraph in _paragraphs(text):
         block.append(paragraph)
         size += len(paragraph)
         if size > TEXT_BLOCK_CHARACTERS:
@@ -102,7 +137,4 @@ def _without_pages(found: list[Any]) -> Iterator[Element]:
 
 def _table_text(element: Any) -> str:
     """Cells parted by bars, rows by lines, so that a value can be quoted; Unstructured glues them with spaces."""
-    from datasets_app.engine.tables import cells
-
-    rows = cells(element.metadata.text_as_html or "")
-    return "\n".join(" | ".join(row) for row in rows) or element.text or ""
+    return tables.text_of(tables.cells(element.metadata.text_as_html or "")) or element.text or ""

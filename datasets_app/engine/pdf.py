@@ -4,7 +4,6 @@ Unstructured's automatic choice is never used: one page full of graphics made it
 its fast path returns nothing, without a word, for scans, encrypted and damaged files. The probe finds those first.
 """
 
-import html as markup
 import logging
 import re
 from collections import Counter
@@ -13,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from datasets_app.engine import tables
 from datasets_app.engine.elements import OTHER, TABLE, TEXT, TITLE, Element
 from datasets_app.engine.partition import to_elements
 from finetune_site.lib.channel import Channel, InputError
@@ -79,9 +79,9 @@ def read(path: Path, pages: int, link: Channel, warnings: list[str]) -> Iterator
         part = _extract(path, first, last)
         found, is_plain = _partition(partitioner, part, first)
         plain += is_plain
-        tables = _tables(part, first)
+        ruled = _ruled_tables(part, first)
         part.unlink()
-        yield from _merge(fonts.correct(found), tables)
+        yield from _merge(fonts.correct(found), ruled)
         link.emit("progress", done=last, total=pages, unit="pages")
     if plain:
         warnings.append("Some pages could only be read as plain text; headings and lists on them are not told apart.")
@@ -132,7 +132,7 @@ def _box(element: Any) -> tuple[float, float, float, float] | None:
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def _tables(part: Path, first: int) -> dict[int, list[Table]]:
+def _ruled_tables(part: Path, first: int) -> dict[int, list[Table]]:
     """Ruled tables by page number; what looks like a table but has one column or mostly empty cells is none."""
     import pdfplumber
 
@@ -148,17 +148,17 @@ def _tables(part: Path, first: int) -> dict[int, list[Table]]:
     return found
 
 
-def _merge(elements: list[tuple[Element, Any]], tables: dict[int, list[Table]]) -> Iterator[Element]:
+def _merge(elements: list[tuple[Element, Any]], ruled: dict[int, list[Table]]) -> Iterator[Element]:
     """Put each table where its first cell was read, and drop the loose cells."""
     placed: set[int] = set()
     for element, box in elements:
-        table = next((entry for entry in tables.get(element.page or 0, ()) if box and _is_inside(box, entry.box)), None)
+        table = next((entry for entry in ruled.get(element.page or 0, ()) if box and _is_inside(box, entry.box)), None)
         if table is None:
             yield element
         elif id(table) not in placed:
             placed.add(id(table))
             yield _table_element(table, element.page)
-    for page, entries in tables.items():
+    for page, entries in ruled.items():
         for table in entries:
             if id(table) not in placed:
                 yield _table_element(table, page)
@@ -170,9 +170,7 @@ def _is_inside(box: tuple[float, ...], table: tuple[float, ...]) -> bool:
 
 
 def _table_element(table: Table, page: int | None) -> Element:
-    rows = ["<tr>" + "".join(f"<td>{markup.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows]
-    text = "\n".join(" | ".join(row) for row in table.rows)
-    return Element(0, TABLE, text, page=page, html=f"<table>{''.join(rows)}</table>")
+    return Element(0, TABLE, tables.text_of(table.rows), page=page, html=tables.html_of(table.rows))
 
 
 class Fonts:

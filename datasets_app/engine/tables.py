@@ -1,6 +1,41 @@
-"""The cells of a table, out of the HTML that parsers write. Standard library only: pages show tables from these."""
+"""The cells of a table: out of the HTML that parsers write, and into text and HTML. Standard library only: pages show
+tables from these."""
 
+from collections.abc import Iterable, Iterator
+from html import escape
 from html.parser import HTMLParser
+
+Rows = list[list[str]]
+
+
+def text_of(rows: Rows) -> str:
+    """Cells parted by bars, rows by lines, so that a value can be quoted."""
+    return "\n".join(" | ".join(row) for row in rows)
+
+
+def html_of(rows: Rows) -> str:
+    lines = ("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table>{''.join(lines)}</table>"
+
+
+def parts(rows: Iterable[list[str]], max_chars: int) -> Iterator[Rows]:
+    """A long table in parts of at most about `max_chars` characters of text, each under the first row again."""
+    lines = iter(rows)
+    header = next(lines, None)
+    if header is None:
+        return
+    part, size = [header], _size(header)
+    for row in lines:
+        if len(part) > 1 and size + _size(row) > max_chars:
+            yield part
+            part, size = [header], _size(header)
+        part.append(row)
+        size += _size(row)
+    yield part
+
+
+def _size(row: list[str]) -> int:
+    return sum(map(len, row)) + 3 * len(row)
 
 
 def cells(html: str) -> list[list[str]]:

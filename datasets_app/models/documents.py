@@ -10,7 +10,7 @@ from django.db import models
 from django.urls import reverse
 from django.utils import timezone
 
-from datasets_app.engine.media_type import NAMES
+from datasets_app.engine.media_type import NAMES, PAGE_WORDS
 from finetune_site.jobs.models import Job
 from finetune_site.projects.models import Project
 
@@ -55,6 +55,11 @@ class Document(models.Model):
     @property
     def type_name(self) -> str:
         return NAMES.get(self.media_type, self.media_type)
+
+    @property
+    def page_word(self) -> str:
+        """What its pages are called."""
+        return PAGE_WORDS.get(self.media_type, "page")
 
     @property
     def path(self) -> Path:

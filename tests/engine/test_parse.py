@@ -137,12 +137,14 @@ def test_a_file_that_hangs_the_parser_is_ended_by_its_limits(tmp_path):
 
 
 def test_nothing_is_downloaded_where_the_language_model_is_missing(monkeypatch):
-    from datasets_app.engine import slim
-
-    monkeypatch.setattr(slim, "SPACY_MODEL", "a_model_that_is_not_installed")
-    assert "not installed" in slim.prepare()
     import unstructured.nlp.tokenize as tokenize
 
+    from datasets_app.engine import slim
+
+    for name in ("_install_spacy_model", "_get_nlp", "_SPACY_MODEL_NAME"):
+        monkeypatch.setattr(tokenize, name, getattr(tokenize, name))  # put back afterwards
+    monkeypatch.setattr(slim, "SPACY_MODEL", "a_model_that_is_not_installed")
+    assert "not installed" in slim.prepare()
     with pytest.raises(RuntimeError, match="nothing is downloaded"):
         tokenize._install_spacy_model()
     assert tokenize.sent_tokenize("One pump. Two pumps.") == ["One pump.", "Two pumps."]

@@ -1,6 +1,7 @@
 """Template tags every page may use: icons, state badges, sizes and durations in words."""
 
 from datetime import timedelta
+from functools import lru_cache
 
 from django import template
 from django.templatetags.static import static
@@ -39,6 +40,7 @@ _STATE_LOOK = {
 
 
 @register.simple_tag
+@lru_cache(500)  # a page of a list has a hundred, and each asked where the sprite is
 def icon(name: str, css: str = "") -> SafeString:
     """An icon of the sprite; decoration only, so hidden from screen readers."""
     return format_html(
