@@ -53,9 +53,9 @@ KEY_VARIABLE = "FINETUNE_LLM_API_KEY"
 
 @job_kind("datasets.parse", title="Parse document", max_attempts=2)
 def parse(handle: Handle) -> None:
-    """Run the parser in its limits, then replace what was parsed before."""
+    """Run the parser in its limits, then replace what was parsed before. What an earlier attempt read stays read."""
     document = Document.objects.get(job=handle.job)
-    folder = _fresh_folder(handle)
+    folder = _folder(handle)
     spec = {
         "input_path": str(bucket.fetch(document.path, document.sha256)),
         "filename": document.name,
@@ -129,7 +129,7 @@ def import_examples(handle: Handle) -> None:
         raise JobInputError(f"No line of the file could be used.{first}")
 
 
-@job_kind("datasets.seal", title="Seal version", max_attempts=3)
+@job_kind("datasets.seal", title="Seal version", max_attempts=3, takes_disk=True)
 def seal(handle: Handle) -> None:
     """Write the approved examples to Parquet, then the version's row: from then on neither changes."""
     version = DatasetVersion.objects.select_related("dataset__project", "created_by").get(job=handle.job)
@@ -291,11 +291,6 @@ def _folder(handle: Handle) -> Path:
     folder: Path = settings.DATA_DIR / "work" / f"job-{handle.job.pk}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _fresh_folder(handle: Handle) -> Path:
-    shutil.rmtree(_folder(handle), ignore_errors=True)
-    return _folder(handle)
 
 
 def _store_parsed(document: Document, folder: Path, result: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ urlpatterns = [
     path("projects/<int:project>/documents/upload", documents.document_upload, name="document_upload"),
     path("documents/<int:pk>/", documents.document, name="document"),
     path("documents/<int:pk>/body", documents.document_body, name="document_body"),
+    path("documents/<int:pk>/pages/<int:number>.png", documents.document_picture, name="document_picture"),
     path("documents/<int:pk>/passages", documents.document_chunks, name="document_chunks"),
     path("documents/<int:pk>/parse", documents.document_parse, name="document_parse"),
     path("documents/<int:pk>/delete", documents.document_delete, name="document_delete"),

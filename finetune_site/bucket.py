@@ -16,11 +16,11 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from django.conf import settings
 from django.core.files.storage import storages
@@ -30,6 +30,8 @@ from finetune_site.lib.files import sha256_of, sha256_of_blocks, write_whole
 BLOCK_BYTES = 1024 * 1024
 SMALL_BYTES = 1024 * 1024  # of such files nobody remembers the hash: it is had at once
 MANIFEST, BLOBS = "manifest.json", "blobs"
+TRIES = 3
+Result = TypeVar("Result")
 
 
 class BucketError(OSError):
@@ -76,7 +78,7 @@ def has(path: Path) -> bool:
     return True
 
 
-def blocks(path: Path) -> Iterator[bytes]:
+def blocks(path: Path) -> Generator[bytes]:
     """The content of a file piece by piece, from the disk or straight from the bucket; it is never held whole."""
     if path.exists() or not is_on():
         with path.open("rb") as stream:
@@ -162,15 +164,27 @@ class Mirror:
             if not kept or index["pushed"] == _digest(_dump(kept)):
                 return
             left = self._without | frozenset(without)
-            wanted = {name: entry for name, entry in kept.items() if not self._is_left_alone(name, left)}
-            for name, entry in wanted.items():
-                path = self._folder / name
-                if not path.exists() or self._hash(path, index) != entry["sha256"]:
-                    _download(self._blob(entry["sha256"]), path, entry["sha256"])
+            wanted = self._again(lambda: self._fetch_all(left, index))
             for path in list(self._files(left)):
                 if self._relative(path) not in wanted:
                     path.unlink(missing_ok=True)
             self._write_index(wanted, "")
+
+    def _fetch_all(self, left: Collection[str], index: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        wanted = {name: entry for name, entry in self.manifest().items() if not self._is_left_alone(name, left)}
+        for name, entry in wanted.items():
+            path = self._folder / name
+            if not path.exists() or self._hash(path, index) != entry["sha256"]:
+                _download(self._blob(entry["sha256"]), path, entry["sha256"])
+        return wanted
+
+    @staticmethod
+    def _again(read: Callable[[], Result]) -> Result:
+        """Between our look at the manifest and at a blob another machine may keep a newer state: look anew."""
+        for _ in range(TRIES - 1):
+            with contextlib.suppress(FileNotFoundError):
+                return read()
+        return read()
 
     def manifest(self) -> dict[str, dict[str, Any]]:
         """Of each kept file its hash and size in bytes, by its path below the folder; empty where nothing was kept."""
@@ -184,12 +198,16 @@ class Mirror:
 
     def read(self, name: str, max_bytes: int) -> bytes:
         """The last `max_bytes` of a kept file; empty where there is none."""
-        entry = self.manifest().get(name)
-        if entry is None or not entry["size"]:
-            return b""
-        first = max(0, entry["size"] - max_bytes)
-        with _told():
-            return bytes(_open(self._blob(entry["sha256"]), Range=f"bytes={first}-").read())
+
+        def look() -> bytes:
+            entry = self.manifest().get(name)
+            if entry is None or not entry["size"]:
+                return b""
+            first = max(0, entry["size"] - max_bytes)
+            with _told():
+                return bytes(_open(self._blob(entry["sha256"]), Range=f"bytes={first}-").read())
+
+        return self._again(look)
 
     def drop(self, names: Collection[str]) -> None:
         """Remove these subfolders and files, here and in the bucket."""
@@ -337,6 +355,8 @@ def _download(name: str, path: Path, sha256: str) -> None:
             _bucket().download_file(name, str(aside))
         if sha256 and sha256_of(aside) != sha256:
             raise BucketError(f"{name} in the bucket is not what was put there. Restore it from a backup.")
+        with aside.open("rb") as stream:
+            os.fsync(stream.fileno())
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
 from django.db import connection
@@ -24,7 +24,7 @@ def send_file(path: Path, filename: str, *, size: int, sha256: str = "") -> Stre
     return response
 
 
-def send_pieces(pieces: Iterator[bytes], filename: str, *, content_type: str) -> StreamingHttpResponse:
+def send_pieces(pieces: Generator[bytes], filename: str, *, content_type: str) -> StreamingHttpResponse:
     """What an iterator yields. It runs in threads and must not ask the database: a download lasts minutes, and lets go
     of the connection of its first second."""
     if not connection.in_atomic_block:
@@ -34,12 +34,17 @@ def send_pieces(pieces: Iterator[bytes], filename: str, *, content_type: str) ->
     return response
 
 
-async def _in_threads(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+async def _in_threads(pieces: Generator[bytes]) -> AsyncIterator[bytes]:
     # An iterator that is not asynchronous would be read whole before the first byte is sent.
+    reading: asyncio.Future[bytes | None] | None = None
     try:
-        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+        while True:
+            reading = asyncio.ensure_future(asyncio.to_thread(next, pieces, None))
+            piece = await asyncio.shield(reading)
+            if piece is None:
+                return
             yield piece
     finally:
-        close = getattr(pieces, "close", None)
-        if close:
-            close()
+        if reading and not reading.done():  # whoever read it left: what runs in its thread ends first
+            await asyncio.wait([reading])
+        await asyncio.to_thread(pieces.close)

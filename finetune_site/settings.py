@@ -422,6 +422,7 @@ JOB_SCHEDULES = {
     "notices": ("finetune_site.notifications.services.tell", 1),
     "room": ("training_app.services.use.measure_projects", 10),
     "hours": ("finetune_site.jobs.services.stop_beyond_limit", 1),
+    "checkpoints": ("training_app.services.housekeeping.clean_up_by_itself", 24 * 60),
     "forget": ("finetune_site.operations.schedules.forget_old", 24 * 60),
     "backup": ("finetune_site.operations.schedules.back_up_when_due", 60),
 }

@@ -65,7 +65,7 @@ def test_every_command_is_run_by_a_test():
     assert typed == set(RUN_BY), "commands without a row, or rows without a command"
     for program, test in RUN_BY.items():
         word = program.split()[-1]
-        assert not test or re.search(rf"\b{word}\b", (ROOT / test).read_text()), f"{test} does not run {program}"
+        assert not test or re.search(rf'"{word}[" ]', (ROOT / test).read_text()), f"{test} does not run {program}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)

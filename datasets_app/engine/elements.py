@@ -17,7 +17,8 @@ _REPEATED_SHARE, _REPEATED_MIN = 0.2, 3
 
 @dataclass(frozen=True)
 class Element:
-    """One piece of a document: `page` from 1 where the format has pages, `section` the headings it stands under."""
+    """One piece of a document: `page` from 1 where the format has pages, `section` the headings it stands under, `box`
+    its place on the page: left, top, right and bottom as shares of the page's width and height."""
 
     index: int
     kind: str
@@ -26,6 +27,7 @@ class Element:
     depth: int | None = None
     section: list[str] = field(default_factory=list)
     html: str | None = None
+    box: list[float] | None = None
 
 
 def clean(text: str) -> str:

@@ -8,18 +8,21 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datasets_app.engine import tables
 from datasets_app.engine.elements import OTHER, TABLE, TEXT, TITLE, Element
 from datasets_app.engine.partition import to_elements
-from finetune_site.lib.channel import Channel, InputError
+from finetune_site.lib.channel import Channel, InputError, load_json, write_json
 
 PAGES_AT_ONCE = 20
 MIN_CHARACTERS_PER_PAGE = 20
 TITLE_MAX_CHARACTERS = 140
+
+
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,10 @@ class Probe:
 
 @dataclass(frozen=True)
 class Table:
-    """A ruled table: its box in points from the top left, its cells row by row."""
+    """A ruled table: its box in points from the top left and as shares of the page, its cells row by row."""
 
-    box: tuple[float, float, float, float]
+    box: Box
+    place: list[float] | None
     rows: list[list[str]]
 
 
@@ -65,7 +69,8 @@ def probe(path: Path, max_pages: int) -> Probe:
 
 
 def read(path: Path, pages: int, link: Channel, warnings: list[str]) -> Iterator[Element]:
-    """Elements page range by page range, so that memory stays bounded and progress is real."""
+    """Elements page range by page range, so that memory stays bounded and progress is real. Each range is kept in the
+    folder of the results as soon as it is read: another attempt goes on where this one was ended."""
     import unstructured.partition.pdf as partitioner
     import unstructured.partition.utils.constants  # noqa: F401  the module is complete before it is patched
 
@@ -76,12 +81,16 @@ def read(path: Path, pages: int, link: Channel, warnings: list[str]) -> Iterator
     for first in range(0, pages, PAGES_AT_ONCE):
         link.check()
         last = min(first + PAGES_AT_ONCE, pages)
-        part = _extract(path, first, last)
-        found, is_plain = _partition(partitioner, part, first)
-        plain += is_plain
-        ruled = _ruled_tables(part, first)
-        part.unlink()
-        yield from _merge(fonts.correct(found), ruled)
+        kept = Path.cwd() / f"{path.name[:40]}-pages-{first}.json"
+        if not kept.exists():
+            part = _extract(path, first, last)
+            pieces, is_plain = _partition(partitioner, part, first)
+            found = list(_merge(fonts.correct(pieces), _ruled_tables(part, first)))
+            part.unlink()
+            write_json(kept, {"is_plain": is_plain, "elements": [asdict(element) for element in found]})
+        read = load_json(kept)
+        plain += read["is_plain"]
+        yield from (Element(**fields) for fields in read["elements"])
         link.emit("progress", done=last, total=pages, unit="pages")
     if plain:
         warnings.append("Some pages could only be read as plain text; headings and lists on them are not told apart.")
@@ -106,9 +115,9 @@ def _partition(partitioner: Any, part: Path, first: int) -> tuple[list[tuple[Ele
         logging.getLogger(__name__).warning("unstructured: %s: %s", type(error).__name__, error)
         found = []
     elements = [
-        (replace(element, page=(element.page or 1) + first), box) for element, box in zip(
-            to_elements(found), map(_box, found), strict=True)
-    ]  # fmt: skip
+        (replace(element, page=(element.page or 1) + first, box=_place(piece)), _box(piece))
+        for element, piece in zip(to_elements(found), found, strict=True)
+    ]
     if elements:
         return elements, False
     return [(element, None) for element in _plain(part, first)], True
@@ -124,12 +133,27 @@ def _plain(part: Path, first: int) -> Iterator[Element]:
                 yield Element(0, TEXT, paragraph, page=first + number + 1)
 
 
-def _box(element: Any) -> tuple[float, float, float, float] | None:
+def _box(element: Any) -> Box | None:
     coordinates = element.metadata.coordinates
     if not coordinates or not coordinates.points:
         return None
     xs, ys = zip(*coordinates.points, strict=True)
     return min(xs), min(ys), max(xs), max(ys)
+
+
+def _place(element: Any) -> list[float] | None:
+    """Its box as shares of the page."""
+    box, system = _box(element), element.metadata.coordinates and element.metadata.coordinates.system
+    return _shares(box, (0, 0, system.width, system.height)) if box and system else None
+
+
+def _shares(box: Box, page: Box) -> list[float] | None:
+    left, top, right, bottom = page
+    if right <= left or bottom <= top:
+        return None
+    across = [(x - left) / (right - left) for x in (box[0], box[2])]
+    down = [(y - top) / (bottom - top) for y in (box[1], box[3])]
+    return [round(min(max(share, 0.0), 1.0), 4) for share in (across[0], down[0], across[1], down[1])]
 
 
 def _ruled_tables(part: Path, first: int) -> dict[int, list[Table]]:
@@ -143,7 +167,9 @@ def _ruled_tables(part: Path, first: int) -> dict[int, list[Table]]:
                 rows = [[" ".join((cell or "").split()) for cell in row] for row in table.extract()]
                 cells = [cell for row in rows for cell in row]
                 if len(rows) > 1 and len(rows[0]) > 1 and sum(map(bool, cells)) > 0.6 * len(cells):
-                    found.setdefault(first + page.page_number, []).append(Table(table.bbox, rows))
+                    found.setdefault(first + page.page_number, []).append(
+                        Table(table.bbox, _shares(table.bbox, page.bbox), rows)
+                    )
             page.close()
     return found
 
@@ -170,7 +196,8 @@ def _is_inside(box: tuple[float, ...], table: tuple[float, ...]) -> bool:
 
 
 def _table_element(table: Table, page: int | None) -> Element:
-    return Element(0, TABLE, tables.text_of(table.rows), page=page, html=tables.html_of(table.rows))
+    html = tables.html_of(table.rows)
+    return Element(0, TABLE, tables.text_of(table.rows), page=page, html=html, box=table.place)
 
 
 class Fonts:

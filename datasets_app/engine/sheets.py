@@ -34,13 +34,20 @@ def read_delimited(path: Path, delimiter: str) -> Iterator[Element]:
 def read_xlsx(path: Path, warnings: list[str]) -> Iterator[Element]:
     from openpyxl import load_workbook
 
-    book = load_workbook(path, read_only=True, data_only=True)
-    for number, sheet in enumerate(book.worksheets, start=1):
-        sheet.reset_dimensions()  # what a file says of its size may be made up
-        rows = ([_shown(value) for value in row[:MAX_COLUMNS]] for row in sheet.iter_rows(values_only=True))
-        yield from _sheet(sheet.title, rows, number)
-        if (sheet.max_column or 0) > MAX_COLUMNS:
-            warnings.append(f"The sheet “{sheet.title}” has more than {MAX_COLUMNS} columns; the others were left out.")
+    with path.open("rb") as stream:  # by its name alone, which has no suffix, it is refused
+        book = load_workbook(stream, read_only=True, data_only=True)
+        for number, sheet in enumerate(book.worksheets, start=1):
+            sheet.reset_dimensions()  # what a file says of its size may be made up
+            yield from _sheet(sheet.title, _rows(sheet, warnings), number)
+
+
+def _rows(sheet: Any, warnings: list[str]) -> Iterator[list[str]]:
+    has_more = False
+    for row in sheet.iter_rows(values_only=True):
+        has_more = has_more or any(value is not None for value in row[MAX_COLUMNS:])
+        yield [_shown(value) for value in row[:MAX_COLUMNS]]
+    if has_more:
+        warnings.append(f"The sheet “{sheet.title}” has more than {MAX_COLUMNS} columns; the others were left out.")
 
 
 def read_xls(path: Path) -> Iterator[Element]:

@@ -26,6 +26,16 @@ class ParseSpec:
 
 
 @dataclass(frozen=True)
+class PageSpec:
+    """Draw one page of a PDF, from 1, as a PNG of so many pixels' width into `out_path`."""
+
+    input_path: str
+    page: int
+    width: int
+    out_path: str
+
+
+@dataclass(frozen=True)
 class Source:
     """One parsed document: its row id, its name as people see it, its elements and chunks."""
 
@@ -73,4 +83,4 @@ class GenerateSpec:
             raise InputError("Wordings per fact must lie between 1 and 12.")
 
 
-TASKS = {"parse": ParseSpec, "generate": GenerateSpec}
+TASKS = {"parse": ParseSpec, "page": PageSpec, "generate": GenerateSpec}

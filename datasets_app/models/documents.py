@@ -10,7 +10,7 @@ from django.db import models
 from django.urls import reverse
 from django.utils import timezone
 
-from datasets_app.engine.media_type import NAMES, PAGE_WORDS
+from datasets_app.engine.media_type import NAMES, PAGE_WORDS, PDF
 from finetune_site.jobs.models import Job
 from finetune_site.projects.models import Project
 
@@ -57,6 +57,16 @@ class Document(models.Model):
         return NAMES.get(self.media_type, self.media_type)
 
     @property
+    def picture_folder(self) -> Path:
+        """Where the pictures of its pages are kept once they were drawn."""
+        return Path(settings.DATA_DIR) / "cache" / "pages" / self.sha256[:2] / self.sha256
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether its pages can be shown as they look."""
+        return self.media_type == PDF
+
+    @property
     def page_word(self) -> str:
         """What its pages are called."""
         return PAGE_WORDS.get(self.media_type, "page")
@@ -78,6 +88,7 @@ class Element(models.Model):
     depth = models.PositiveSmallIntegerField(null=True)
     section = models.JSONField(default=list)
     html = models.TextField(null=True)  # noqa: DJ001  only tables have one; empty HTML would be a table without cells
+    box = models.JSONField(null=True, help_text="Left, top, right and bottom as shares of its page")
 
     class Meta:
         ordering = ["index"]

@@ -9,7 +9,7 @@ from django.db.models import Max
 from django.urls import reverse
 
 from datasets_app.models import Dataset, DatasetVersion, Document, Generation, ImportBatch, ModelServer, State, Tally
-from datasets_app.services.storage import Arrival, arriving
+from datasets_app.services.storage import Arrival, TooLargeError, arriving
 from finetune_site.bucket import BucketError
 from finetune_site.jobs import services as jobs
 from finetune_site.projects.models import Project
@@ -85,9 +85,9 @@ def import_examples(*, actor: User, dataset: Dataset, name: str, format: str, bl
     if told := disk_refusal(dataset.project):
         raise DatasetError(told)
     try:
-        with arriving("imports", blocks) as arrival:
+        with arriving("imports", name, blocks) as arrival:
             return _keep_import(actor, dataset, name, format, arrival)
-    except (QuotaError, BucketError) as error:
+    except (TooLargeError, QuotaError, BucketError) as error:
         raise DatasetError(str(error)) from error
 
 

@@ -1,18 +1,18 @@
 """What can be done to documents."""
 
 import logging
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.urls import reverse
 
 from datasets_app.engine import media_type
 from datasets_app.models import Document
-from datasets_app.services.storage import Arrival, arriving, lock_content
+from datasets_app.services.storage import Arrival, TooLargeError, arriving, lock_content
 from finetune_site import bucket
 from finetune_site.bucket import BucketError
 from finetune_site.jobs import services as jobs
@@ -42,9 +42,9 @@ def upload_document(*, actor: User, project: Project, name: str, blocks: Iterabl
         raise DocumentError(told)
     name = Path(name.replace("\\", "/")).name[:255] or "unnamed"
     try:
-        with arriving("documents", _limited(blocks, name)) as arrival:
+        with arriving("documents", name, blocks) as arrival:
             return _keep(actor, project, name, arrival, media_type.sniff(arrival.aside, name))
-    except (InputError, QuotaError, BucketError) as error:
+    except (InputError, TooLargeError, QuotaError, BucketError) as error:
         raise DocumentError(str(error)) from error
 
 
@@ -64,17 +64,18 @@ def delete_document(*, actor: User, document: Document) -> None:
     if document.job and not document.job.is_finished:
         raise DocumentError("The document is being parsed. Stop the job first.")
     audit(document.project, actor, "deleted", document, before={"sha256": document.sha256, "size": document.size})
-    digest, path = document.sha256, document.path
+    digest, path, pictures = document.sha256, document.path, document.picture_folder
     document.delete()
     give_disk_back(document.project, document.size)
-    transaction.on_commit(lambda: _forget(digest, path))
+    transaction.on_commit(lambda: _forget(digest, path, pictures))
 
 
 @transaction.atomic
-def _forget(digest: str, path: Path) -> None:
-    """Remove a file that no document of any project has."""
+def _forget(digest: str, path: Path, pictures: Path) -> None:
+    """Remove a file that no document of any project has, and the pictures of its pages."""
     lock_content(digest)
     if not Document.objects.filter(sha256=digest).exists():
+        shutil.rmtree(pictures, ignore_errors=True)
         try:
             bucket.remove(path)
         except BucketError as error:  # `manage.py purge` finds it later
@@ -103,15 +104,3 @@ def _enqueue(actor: User, document: Document) -> None:
         url=reverse("document", args=[document.pk]),
     )
     document.save(update_fields=["job"])
-
-
-def _limited(blocks: Iterable[bytes], name: str) -> Iterable[bytes]:
-    size = 0
-    for block in blocks:
-        size += len(block)
-        if size > settings.UPLOAD_MAX_BYTES:
-            limit = settings.UPLOAD_MAX_BYTES // 2**20
-            raise DocumentError(
-                f"“{name}” is larger than {limit} MB. Split it, or ask the operator to raise the limit."
-            )
-        yield block

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 
 from datasets_app.models import DatasetVersion, Document, ImportBatch
 from finetune_site import bucket
@@ -36,16 +36,43 @@ class Arrival:
         bucket.put(path)
 
 
+class TooLargeError(Exception):
+    """The person can mend it; the message says how."""
+
+
 @contextmanager
-def arriving(folder: str, blocks: Iterable[bytes]) -> Iterator[Arrival]:
-    """What is sent, aside in a folder of the uploads; what is not kept by the end is gone."""
+def arriving(folder: str, name: str, blocks: Iterable[bytes]) -> Iterator[Arrival]:
+    """What is sent, aside in a folder of the uploads; what is not kept by the end is gone. `TooLargeError`."""
     aside = Path(settings.MEDIA_ROOT) / folder / f".arriving-{uuid.uuid4().hex}"
     aside.parent.mkdir(parents=True, exist_ok=True)
     try:
-        digest = write_whole(aside, blocks)
+        digest = write_whole(aside, _limited(blocks, name))
         yield Arrival(aside, digest, aside.stat().st_size)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _limited(blocks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    size = 0
+    for block in blocks:
+        size += len(block)
+        if size > settings.UPLOAD_MAX_BYTES:
+            limit = settings.UPLOAD_MAX_BYTES // 2**20
+            raise TooLargeError(
+                f"“{name}” is larger than {limit} MB. Split it, or ask the operator to raise the limit."
+            )
+        yield block
+
+
+@transaction.atomic
+def remove_orphan(path: Path) -> None:
+    """Remove a file that `orphans` named, unless a row has come to it since."""
+    digests = sorted({path.stem, path.parent.name})  # of an upload, or of the upload whose page it shows
+    for digest in digests:
+        lock_content(digest)
+    is_young = path.exists() and path.stat().st_mtime >= time.time() - MIN_AGE_SECONDS
+    if not is_young and not any(model._default_manager.filter(sha256__in=digests).exists() for model in ROWS.values()):
+        bucket.remove(path)
 
 
 def lock_content(digest: str) -> None:
@@ -55,8 +82,8 @@ def lock_content(digest: str) -> None:
 
 
 def orphans() -> Iterator[tuple[Path, int]]:
-    """Uploads, imports and versions' files that no row names, and what an upload that was cut off left behind: path
-    and size in bytes, of disk and bucket."""
+    """Uploads, imports and versions' files that no row names, pictures of such uploads' pages, and what an upload that
+    was cut off left behind: path and size in bytes, of disk and bucket."""
     before = time.time() - MIN_AGE_SECONDS
     for name, model in ROWS.items():
         known = set(model._default_manager.values_list("sha256", flat=True))
@@ -68,3 +95,7 @@ def orphans() -> Iterator[tuple[Path, int]]:
         for path, (size, at) in sorted(found.items()):
             if path.stem not in known and at < before:
                 yield path, size
+    documents = set(Document.objects.values_list("sha256", flat=True))
+    for path in (settings.DATA_DIR / "cache" / "pages").glob("*/*/*"):
+        if path.parent.name not in documents and path.stat().st_mtime < before:
+            yield path, path.stat().st_size

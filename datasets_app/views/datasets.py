@@ -1,7 +1,7 @@
 """Datasets: list, overview, generate, import, write, seal, download."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
@@ -219,7 +219,7 @@ def version_download(request: SignedInRequest, pk: int, format: str) -> HttpResp
     return send_pieces(_lines(found, split), filename, content_type="application/jsonl")
 
 
-def _lines(found: DatasetVersion, split: str) -> Iterator[bytes]:
+def _lines(found: DatasetVersion, split: str) -> Generator[bytes]:
     with pyarrow.parquet.ParquetFile(bucket.fetch(found.file_path, found.sha256)) as file:
         for batch in file.iter_batches(1000):
             rows = [row for row in batch.to_pylist() if split in ("all", row["split"])]

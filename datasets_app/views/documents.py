@@ -3,7 +3,7 @@
 from django.conf import settings
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import HttpResponse
+from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
@@ -11,6 +11,8 @@ from datasets_app.access import get_document
 from datasets_app.engine.tables import cells
 from datasets_app.models import Document
 from datasets_app.services import documents as services
+from datasets_app.services import pages
+from finetune_site.bucket import BucketError
 from finetune_site.projects.access import SignedInRequest, get_project, has_role
 from finetune_site.projects.models import Role
 
@@ -68,6 +70,22 @@ def document_body(request: SignedInRequest, pk: int) -> HttpResponse:
 
 
 @require_GET
+def document_picture(request: SignedInRequest, pk: int, number: int) -> HttpResponse:
+    """A page as it looks."""
+    found = get_document(request.user, pk)
+    try:
+        path = pages.page_picture(found, number)
+    except (BucketError, FileNotFoundError) as error:
+        raise Http404(str(error)) from error
+    if path is None:
+        raise Http404("There is no picture of this page.")
+    # The content of a document never changes, and what is kept in a browser is its person's alone.
+    return HttpResponse(
+        path.read_bytes(), content_type="image/png", headers={"Cache-Control": "private, max-age=86400, immutable"}
+    )
+
+
+@require_GET
 def document_chunks(request: SignedInRequest, pk: int) -> HttpResponse:
     found = get_document(request.user, pk)
     page = Paginator(found.chunks.all(), CHUNKS_PER_PAGE).get_page(request.GET.get("page"))
@@ -106,22 +124,34 @@ def _tell(request: SignedInRequest, result: dict[str, object]) -> None:
         messages.info(request, f"The project already has this content as “{result['document']}”.")
 
 
+def _place(box: list[float] | None) -> dict[str, str] | None:
+    """A box in hundredths of the page, as a drawing takes it."""
+    if box is None:
+        return None
+    left, top, right, bottom = (100 * share for share in box)
+    return {"x": f"{left:.2f}", "y": f"{top:.2f}", "width": f"{right - left:.2f}", "height": f"{bottom - top:.2f}"}
+
+
 def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
     found = get_document(request.user, pk)
     kept = found.elements.all()
-    chosen = request.GET.get("only", "")
-    if chosen.isdecimal():
-        kept = kept.filter(page=int(chosen))
+    # A document whose pages can be shown is read page by page; ?only= with nothing is all of its text.
+    chosen = request.GET.get("only", "1" if found.has_pictures else "")
+    number = min(max(int(chosen), 1), found.pages or 1) if chosen.isdecimal() and len(chosen) < 9 else None
+    if number:
+        kept = kept.filter(page=number)
     page = Paginator(kept, ELEMENTS_PER_PAGE).get_page(request.GET.get("page"))
     for element in page.object_list:
         # The table is drawn from its cells: a document's own markup never reaches the page.
         element.rows = cells(element.html) if element.html else None  # type: ignore[attr-defined]  # for the template
+        element.place = _place(element.box)  # type: ignore[attr-defined]
     return {
+        "number": number,
+        "has_picture": bool(number and found.has_pictures and found.parsed_at),
         "document": found,
         "project": found.project,
         "section": "documents",
         "page": page,
-        "only": chosen,
         "headings": found.elements.filter(kind="title").values("index", "text", "depth", "page")[:200],
         "may_parse": has_role(request.user, found.project, Role.TRAINER),
         "may_delete": has_role(request.user, found.project, Role.OWNER),

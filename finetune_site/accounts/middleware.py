@@ -50,6 +50,7 @@ class PersonMiddleware(MiddlewareMixin):
 
 
 def _lacks_second_factor(request: HttpRequest) -> bool:
-    wanted = settings.TWO_FACTOR == "everybody" or (settings.TWO_FACTOR == "operators" and request.user.is_staff)
+    is_operator = request.user.is_staff or request.user.is_superuser
+    wanted = settings.TWO_FACTOR == "everybody" or (settings.TWO_FACTOR == "operators" and is_operator)
     name = (request.resolver_match.url_name or "") if request.resolver_match else ""
     return wanted and not name.startswith(OPEN) and not is_mfa_enabled(request.user)

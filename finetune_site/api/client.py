@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,8 @@ from rich.table import Table
 
 ENDED = ("succeeded", "failed", "cancelled")
 TIMEOUT = httpx.Timeout(60, read=120)
-told = Console(stderr=True, highlight=False)
+PAUSE_SECONDS = 2.0
+told = Console(stderr=True, highlight=False, markup=False)
 
 
 class Refused(Exception):
@@ -69,19 +71,19 @@ class Site:
         """A job at each of its events, last when it has ended. Goes on where a lost stream stopped."""
         last = "0"
         while True:
-            now: dict[str, Any] = self.get(f"/jobs/{job}")
-            yield now
-            if now["state"] in ENDED:
-                return
             try:
+                now: dict[str, Any] = self.get(f"/jobs/{job}")
+                yield now
+                if now["state"] in ENDED:
+                    return
                 with self.http.stream("GET", f"/jobs/{job}/events", headers={"Last-Event-ID": last}) as stream:
                     for line in stream.iter_lines():
                         if line.startswith("id: "):
                             last = line[4:]
                         elif line.startswith("event: "):
                             yield self.get(f"/jobs/{job}")
-            except httpx.TransportError:
-                continue
+            except httpx.TransportError:  # the site starts anew, or the network is away; the work goes on
+                time.sleep(PAUSE_SECONDS)
 
     def _ask(self, method: str, path: str, **more: Any) -> Any:
         answer = self.http.request(method, path, **more)
@@ -101,7 +103,12 @@ def follow(site: Site, job: int | None) -> bool:
     """Show a job's bar until it has ended; whether it went well."""
     if job is None:
         return True
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"))
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[told]}", markup=False),
+    )
     now: dict[str, Any] = {}
     with Progress(*columns, TimeRemainingColumn(), console=told, transient=True) as progress:
         bar = progress.add_task("", total=None, told="")
@@ -279,13 +286,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return 0 if options.act(Site(options.url, token), options) else 1
     except Refused as error:
-        told.print(str(error), markup=False)
+        told.print(str(error))
         return 2
     except httpx.TransportError as error:
-        told.print(f"{options.url} cannot be reached: {error}", markup=False)
+        told.print(f"{options.url} cannot be reached: {error}")
         return 2
     except OSError as error:
-        told.print(f"{error.filename}: {error.strerror}", markup=False)
+        told.print(f"{error.filename}: {error.strerror}")
         return 2
     except KeyboardInterrupt:
         told.print("Not watched any more; the work goes on.")

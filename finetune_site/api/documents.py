@@ -1,4 +1,4 @@
-"""Documents: upload, list, read, parse again, and the passages they were cut into."""
+"""Documents: upload, list, read, parse again, what was found in them and the passages they were cut into."""
 
 from datetime import datetime
 from typing import Any
@@ -46,6 +46,18 @@ class ChunkOut(Schema):
     section: list[str]
 
 
+class ElementOut(Schema):
+    """`box`: its place on the page, left, top, right and bottom as shares of the page; null where nobody knows."""
+
+    index: int
+    kind: str
+    text: str
+    page: int | None
+    depth: int | None
+    section: list[str]
+    box: list[float] | None
+
+
 @router.get("/projects/{int:pk}/documents", auth=READ, response=Page[DocumentOut], operation_id="document_list")
 def document_list(request: TokenRequest, pk: Key, paging: Query[Paging]) -> Any:
     """Newest first."""
@@ -89,6 +101,12 @@ def document_parse(request: TokenRequest, pk: Key) -> Status[Any]:
 def chunk_list(request: TokenRequest, pk: Key, paging: Query[Paging]) -> Any:
     """The passages in reading order."""
     return paged(fetch(request, get_document, pk).chunks.all(), paging, ChunkOut.from_orm)
+
+
+@router.get("/documents/{int:pk}/elements", auth=READ, response=Page[ElementOut], operation_id="element_list")
+def element_list(request: TokenRequest, pk: Key, paging: Query[Paging]) -> Any:
+    """What was read, piece by piece in reading order: headings, texts, lists, tables."""
+    return paged(fetch(request, get_document, pk).elements.all(), paging, ElementOut.from_orm)
 
 
 @router.delete("/documents/{int:pk}", auth=WRITE, response={204: None}, operation_id="document_delete")

@@ -14,14 +14,16 @@ from ninja import Query, Router, Schema, Status
 
 from finetune_site.api.fields import Key
 from finetune_site.api.idempotency import once
+from finetune_site.api.models import Scope
 from finetune_site.api.paging import Page, Paging, paged
-from finetune_site.api.security import READ, WRITE, TokenRequest, fetch
+from finetune_site.api.security import READ, TokenRequest, fetch, require_scope
 from finetune_site.jobs import services
 from finetune_site.jobs.access import get_job, may_control
 from finetune_site.jobs.live import hub
 from finetune_site.jobs.models import Job, JobEvent
 
 router = Router(tags=["Jobs"])
+SCOPES = dict.fromkeys(("training.export", "training.publish", "training.change_published"), Scope.PUBLISH)
 STREAM: dict[str, Any] = {
     "responses": {
         200: {
@@ -73,7 +75,7 @@ def job_read(request: TokenRequest, pk: Key) -> Any:
     return JobOut.from_orm(fetch(request, get_job, pk))
 
 
-@router.post("/jobs/{int:pk}/cancel", auth=WRITE, response={201: JobOut}, operation_id="job_cancel")
+@router.post("/jobs/{int:pk}/cancel", auth=READ, response={201: JobOut}, operation_id="job_cancel")
 @once
 def job_cancel(request: TokenRequest, pk: Key) -> Status[Any]:
     """Stop a job: a waiting one at once, a running one where it can save what it has."""
@@ -82,7 +84,7 @@ def job_cancel(request: TokenRequest, pk: Key) -> Status[Any]:
     return Status(201, JobOut.from_orm(get_job(request.user, pk)))
 
 
-@router.post("/jobs/{int:pk}/requeue", auth=WRITE, response={201: JobOut}, operation_id="job_requeue")
+@router.post("/jobs/{int:pk}/requeue", auth=READ, response={201: JobOut}, operation_id="job_requeue")
 @once
 def job_requeue(request: TokenRequest, pk: Key) -> Status[Any]:
     """Start a job again that failed or was stopped; it goes on from what it kept."""
@@ -93,7 +95,7 @@ def job_requeue(request: TokenRequest, pk: Key) -> Status[Any]:
 
 @router.get("/jobs/{int:pk}/events", auth=READ, operation_id="job_events", openapi_extra=STREAM)
 def job_events(request: TokenRequest, pk: Key) -> StreamingHttpResponse:
-    """Everything that happened to a job and happens; ends with the job. `Last-Event-ID` goes on from there."""
+    """Everything that happened to a job and happens; ends with it or after 15 minutes. `Last-Event-ID` goes on."""
     return stream(request, fetch(request, get_job, pk))
 
 
@@ -131,7 +133,9 @@ def _read(pk: int, after: int) -> tuple[list[JobEvent], bool]:
 
 
 def _controlled(request: TokenRequest, pk: int) -> Job:
+    """With the scope that starting such a job takes."""
     job = fetch(request, get_job, pk)
+    require_scope(request.auth, SCOPES.get(job.kind, Scope.TRAIN if job.kind.startswith("training.") else Scope.WRITE))
     if not may_control(request.user, job):
         raise PermissionDenied("Only the person who started a job, an owner of its project or an operator may do this.")
     return job

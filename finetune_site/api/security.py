@@ -1,5 +1,6 @@
 """Who asks: the bearer's token, what it is for, and the one project it may be bound to."""
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -39,15 +40,21 @@ class Bearer(HttpBearer):
             _slow_down(request)
             return None
         request.user = found.user
-        if self.scope not in found.scopes:
-            raise ApiError(403, f"The token lacks the scope “{self.scope.value}”. Make one that has it.")
+        require_scope(found, self.scope)
         return found
+
+
+def require_scope(token: Token, scope: Scope) -> None:
+    """Raise a 403 unless the token has the scope."""
+    if scope not in token.scopes:
+        raise ApiError(403, f"The token lacks the scope “{scope.value}”. Make one that has it.")
 
 
 def _slow_down(request: HttpRequest) -> None:
     """Whoever tries tokens is answered no more for a minute; one that is valid opens at any time."""
-    key = f"api-refused-{get_adapter().get_client_ip(request)}"
-    cache.add(key, 0, REFUSED_SECONDS)
+    # The minute is part of the key: what counts in a database's cache keeps a key alive for longer.
+    key = f"api-refused-{get_adapter().get_client_ip(request)}-{time.time() // REFUSED_SECONDS:.0f}"
+    cache.add(key, 0, 2 * REFUSED_SECONDS)
     if cache.incr(key) > REFUSED_AT_MOST:
         raise ApiError(429, "Too many requests with tokens that are not valid. Wait a minute.")
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
@@ -42,6 +43,8 @@ class JobAdmin(admin.ModelAdmin):
         self._each(request, queryset, services.run_next)
 
     def _each(self, request: HttpRequest, queryset: QuerySet[Job], act: Callable[..., None]) -> None:
+        if not request.user.is_superuser:
+            raise PermissionDenied("Only operators act on everybody's jobs.")
         for job in queryset:
             try:
                 act(actor=request.user, job=job)

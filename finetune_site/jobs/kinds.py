@@ -23,18 +23,21 @@ class JobKind:
     queue: str
     max_attempts: int
     work: Work
+    takes_disk: bool = False  # and is not started again in a project that is full
 
 
 _kinds: dict[str, JobKind] = {}
 
 
-def job_kind(name: str, *, title: str, queue: str = "default", max_attempts: int = 3) -> Callable[[Work], Work]:
+def job_kind(
+    name: str, *, title: str, queue: str = "default", max_attempts: int = 3, takes_disk: bool = False
+) -> Callable[[Work], Work]:
     """Register a function as the work of a kind of job. The function must be safe to run again from the start."""
 
     def register(work: Work) -> Work:
         if name in _kinds:
             raise ValueError(f"The job kind {name} is registered twice.")
-        _kinds[name] = JobKind(name, title, queue, max_attempts, work)
+        _kinds[name] = JobKind(name, title, queue, max_attempts, work, takes_disk)
         return work
 
     return register

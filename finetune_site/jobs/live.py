@@ -61,7 +61,11 @@ class Hub:
                 last_event = await asyncio.to_thread(_newest)
                 yield f"id: {last_event}\nevent: hello\ndata: {{}}\n\n"
             else:
-                for frame in await asyncio.to_thread(_replay, project, last_event):
+                missed = await asyncio.to_thread(_replay, project, last_event)
+                if missed is None:
+                    newest = await asyncio.to_thread(_newest)
+                    yield f"id: {newest}\nevent: resync\ndata: {{}}\n\n"
+                for frame in missed or ():
                     if not jobs or frame.job in jobs:
                         yield frame.text
             until = time.monotonic() + STREAM_SECONDS
@@ -156,12 +160,14 @@ def _newest() -> int:
         connection.close()
 
 
-def _replay(project: int, last_event: int) -> list[Frame]:
+def _replay(project: int, last_event: int) -> list[Frame] | None:
+    """What a page missed; None: so much that it had better read everything anew."""
     try:
         seen = JobEvent.objects.filter(pk=last_event).values_list("at", flat=True).first()
         events = JobEvent.objects.filter(job__project=project).select_related("job")
         missed = events.filter(at__gt=seen - OVERLAP) if seen else events.filter(pk__gt=last_event)
-        return [render(event) for event in missed.order_by("pk")[:REPLAY_LIMIT]]
+        found = list(missed.order_by("pk")[: REPLAY_LIMIT + 1])
+        return None if len(found) > REPLAY_LIMIT else [render(event) for event in found]
     finally:
         connection.close()
 

@@ -15,6 +15,7 @@ from finetune_site.jobs.models import FINISHED, SLOW_QUEUES, Job, JobState
 from finetune_site.jobs.usage import device_refusal
 from finetune_site.projects.access import role_of
 from finetune_site.projects.models import Project
+from finetune_site.projects.quotas import disk_refusal
 from finetune_site.projects.services import audit
 
 
@@ -103,6 +104,8 @@ def requeue(*, actor: User | None, job: Job) -> None:
     """Queue an ended job again, with all its attempts; it goes on from what its last attempt kept. Without an actor it
     is the site that does so."""
     if job.queue in SLOW_QUEUES and (told := device_refusal(job.project)):
+        raise JobError(told)
+    if get_kind(job.kind).takes_disk and (told := disk_refusal(job.project)):
         raise JobError(told)
     moved = Job.objects.filter(pk=job.pk, state__in=FINISHED).exclude(state=JobState.SUCCEEDED).update(
         state=JobState.QUEUED, attempt=0, cancel_requested=False, error_code="", error_text="",

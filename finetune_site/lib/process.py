@@ -28,6 +28,7 @@ STOP_GRACE_SECONDS = 90
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # only engines that fetch from the hub are given them
 PRIVATE_VARIABLES = ("FINETUNE_", "DATABASE_URL", "DJANGO_", "PG", "POSTGRES_", "LABEL_STUDIO_", "AWS_", *HUB_TOKENS)
 _TAIL_BYTES = 4000
+MAX_LINE_BYTES, MAX_EVENTS = 16 * 2**20, 10_000
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Engine:
     ) -> None:
         self._limits = limits or Limits()
         self._log_path = log_path
-        self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._events: queue.Queue[dict[str, Any] | None] = queue.Queue(MAX_EVENTS)
         log_path.parent.mkdir(parents=True, exist_ok=True)
         self._log_start = log_path.stat().st_size if log_path.exists() else 0
         with log_path.open("ab") as log:
@@ -194,8 +195,10 @@ class Engine:
         return Outcome(0 if has_finished else code, timed_out, failure, self._log_tail())
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        stream = self._process.stdout
+        assert stream is not None
+        # No line without an end, and no more events than somebody takes: a hostile file may have taken the engine over.
+        for line in iter(lambda: stream.readline(MAX_LINE_BYTES), b""):
             # A process that ignores the contract (a crash in the interpreter, say) must not break its supervisor.
             with contextlib.suppress(ValueError, TypeError, KeyError):
                 event = parse_json(line.decode())

@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from urllib.parse import urlsplit
 
@@ -9,7 +11,8 @@ import httpx
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.mail import send_mail
-from django.db import transaction
+from django.db import connection, transaction
+from django.db.models import Min
 from django.utils import timezone
 
 from finetune_site.lib.sealing import seal
@@ -60,16 +63,39 @@ def _keep_news() -> int:
 
 def deliver() -> None:
     """Send what is due: one mail a person with all of it, one call of the webhook a notice. A turn that is lost after
-    the sending and before the row says so sends again: better twice than never."""
-    due = list(Notice.objects.due().select_related("user", "project").order_by("pk")[:AT_ONCE])
+    the sending and before the row says so sends again: better twice than never. One turn at a time."""
+    with _turn() as is_ours:
+        if is_ours:
+            _deliver()
+
+
+def _deliver() -> None:
     ends = time.monotonic() + TURN_SECONDS
-    for user in {notice.user for notice in due}:
+    # Who was tried least comes first, so that an address which never answers keeps nobody waiting.
+    waiting = Notice.objects.due().order_by().values("user").annotate(least=Min("tries"), first=Min("pk"))
+    for entry in waiting.order_by("least", "first"):
         if time.monotonic() > ends:
             return
-        mine = [notice for notice in due if notice.user == user]
-        wishes = Wishes.of(user)
+        due = Notice.objects.due().filter(user=entry["user"]).select_related("user", "project")
+        mine = list(due.order_by("pk")[:AT_ONCE])
+        if not mine:
+            continue
+        user, wishes = mine[0].user, Wishes.of(mine[0].user)
         _mail(user, [notice for notice in mine if notice.mail_due])
         _call(wishes.webhook, [notice for notice in mine if notice.webhook_due])
+
+
+@contextmanager
+def _turn() -> Iterator[bool]:
+    """Whether nobody else delivers at this moment; held by the database as long as we are connected."""
+    with connection.cursor() as cursor:
+        cursor.execute("select pg_try_advisory_lock(hashtextextended('deliver notices', 2))")
+        is_ours = bool(cursor.fetchone()[0])
+        try:
+            yield is_ours
+        finally:
+            if is_ours:
+                cursor.execute("select pg_advisory_unlock(hashtextextended('deliver notices', 2))")
 
 
 def _mail(user: User, notices: list[Notice]) -> None:
@@ -104,8 +130,9 @@ def _call(webhook: str, notices: list[Notice]) -> None:
         try:
             httpx.post(webhook, json=told, timeout=SECONDS, follow_redirects=False).raise_for_status()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            _failed([notice], "webhook_due", error)
-            return  # the others wait for the next turn with it
+            _failed([other for other in notices if other.webhook_due], "webhook_due", error)
+            return  # an address that does not answer is asked once a turn
+        notice.webhook_due = False
         Notice.objects.filter(pk=notice.pk).update(webhook_due=False)
 
 

@@ -30,7 +30,7 @@ from finetune_site.operations.archive import (
     verify,
 )
 from finetune_site.operations.backup import LEFT_OUT, Say, fingerprint, migrations, place_of, quoted, tables
-from finetune_site.operations.sharing import send_all
+from finetune_site.operations.sharing import forget_former, send_all
 from finetune_site.projects.models import Project
 from training_app.models import BaseModel
 
@@ -55,7 +55,8 @@ def restore(path: Path, *, replace: bool = False, say: Say = lambda _: None) -> 
     finally:
         shutil.rmtree(new, ignore_errors=True)
     if bucket.is_on():
-        say("sending files to the bucket; if this ends early, run manage.py share_files")
+        say("sending files to the bucket; if this ends early, restore once more")
+        forget_former()
         send_all()
     cache.clear()
     ContentType.objects.clear_cache()

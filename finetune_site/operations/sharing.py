@@ -9,6 +9,8 @@ from django.conf import settings
 
 from datasets_app.services.storage import ROWS
 from finetune_site import bucket
+from finetune_site.jobs.models import JobState
+from finetune_site.jobs.queue import HOST
 from training_app.models import BaseModel, Export, Run
 from training_app.services.artefacts import bring_base, keep_base, run_mirror
 
@@ -22,14 +24,26 @@ def bring_all(*, has_models: bool, say: Callable[[str], object]) -> None:
         for kept in bucket.listing(Path(settings.MEDIA_ROOT) / name):
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                 bucket.fetch(kept.path)
-    for run in Run.objects.iterator():
-        run_mirror(run).pull()
+    for run in Run.objects.select_related("job").iterator():
+        # What trains here is newer than what was kept of it, and at work in that folder.
+        if not (run.job and run.job.state == JobState.RUNNING and run.job.host == HOST):
+            run_mirror(run).pull()
     for export in _exports():
         with contextlib.suppress(FileNotFoundError):
             bucket.fetch(export.path)
     if has_models:
-        for base in BaseModel.objects.iterator():
+        for base in BaseModel.objects.exclude(ready_at=None):
             bring_base(base)
+
+
+def forget_former() -> None:
+    """Remove from the bucket the runs and base models of the site's former life: their numbers are given out again, and
+    whoever got one would find another's weights."""
+    for name in ("runs", "models"):
+        home = Path(settings.DATA_DIR) / name
+        for folder in sorted({home / kept.path.relative_to(home).parts[0] for kept in bucket.listing(home)}):
+            if not folder.exists():
+                bucket.remove_below(folder)
 
 
 def send_all() -> int:

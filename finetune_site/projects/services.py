@@ -95,6 +95,7 @@ def set_role(*, actor: User, project: Project, user: User, role: Role) -> Member
 def remove_member(*, actor: User, membership: Membership) -> None:
     """End a membership. The last owner cannot leave."""
     Project.objects.select_for_update().get(pk=membership.project_id)
+    membership.refresh_from_db()  # as it is now that nobody else changes it
     if membership.role == Role.OWNER:
         _keep_an_owner(membership.project, membership)
     audit(membership.project, actor, "removed", membership.user, before=membership.role)

@@ -4,10 +4,12 @@ import csv
 import io
 import json
 import tempfile
+from collections.abc import Generator
 from typing import IO, Any
 
 from finetune_site.projects.models import AuditEntry, AuditQuerySet
 
+BLOCK_BYTES = 2**20
 FORMATS = {"csv": "CSV", "jsonl": "JSON Lines"}
 COLUMNS = ("at", "who", "verb", "subject", "before", "after")
 # A table program takes a cell that begins so for a formula and computes it (OWASP, CSV injection).
@@ -28,6 +30,13 @@ def written(entries: AuditQuerySet, format: str) -> IO[bytes]:
     text.detach()
     file.seek(0)
     return file
+
+
+def pieces(file: IO[bytes]) -> Generator[bytes]:
+    """The file's content, which is closed at the end."""
+    with file:
+        while block := file.read(BLOCK_BYTES):
+            yield block
 
 
 def _row(entry: AuditEntry) -> dict[str, Any]:

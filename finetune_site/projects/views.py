@@ -5,11 +5,12 @@ from collections.abc import Callable
 from django.conf import settings
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import FileResponse, HttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
+from finetune_site.downloads import send_pieces
 from finetune_site.projects import services, trail
 from finetune_site.projects.access import SignedInRequest, get_project, role_of
 from finetune_site.projects.forms import AddMemberForm, InviteForm, ProjectForm, RoleForm, TrailForm
@@ -112,12 +113,12 @@ def audit_list(request: SignedInRequest, pk: int) -> HttpResponse:
 
 
 @require_GET
-def audit_export(request: SignedInRequest, pk: int, format: str) -> FileResponse:
+def audit_export(request: SignedInRequest, pk: int, format: str) -> StreamingHttpResponse:
     """The same entries as a file, oldest first."""
     project = get_project(request.user, pk)
     entries = _trail(project, TrailForm(project, request.GET)).order_by("at", "pk")
-    content = trail.written(entries, format)
-    return FileResponse(content, as_attachment=True, filename=f"trail-of-project-{pk}.{format}")
+    pieces = trail.pieces(trail.written(entries, format))
+    return send_pieces(pieces, f"trail-of-project-{pk}.{format}", content_type="application/octet-stream")
 
 
 def _trail(project: Project, form: TrailForm) -> AuditQuerySet:

@@ -46,6 +46,69 @@ def test_the_sample_manual_comes_through_with_headings_tables_and_pages(tmp_path
         assert len({tuple(by_index[index].section) for index, _, _ in chunk.spans}) == 1
 
 
+def test_each_piece_of_a_pdf_stands_where_its_box_says(tmp_path):
+    import pypdfium2
+
+    path = (SAMPLES / "kestrel-40-manual.pdf").resolve()
+    _, out = parse(tmp_path, path)
+    document = pypdfium2.PdfDocument(path)
+    placed = right = 0
+    for element in elements.read(out / "elements.jsonl"):
+        page = document[element.page - 1]
+        width, height = page.get_size()
+        left, top, right_edge, bottom = element.box
+        within = page.get_textpage().get_text_bounded(
+            left * width - 2, height * (1 - bottom) - 2, right_edge * width + 2, height * (1 - top) + 2
+        )
+        words = set(element.text.replace("|", " ").split())
+        placed += len(words)
+        right += len(words & set(elements.clean(within).split()))
+    assert placed > 500 and right > 0.97 * placed, (right, placed)
+
+
+def title(number):
+    """Another word on each page: what differs by a figure alone is a running head."""
+    return "Mill " + "".join(chr(ord("a") + int(digit)) for digit in f"{number:04}")
+
+
+def pages(path, count):
+    """A PDF of so many pages, each with a heading and a sentence of its own."""
+    from reportlab.pdfgen.canvas import Canvas
+
+    canvas = Canvas(str(path))
+    for number in range(1, count + 1):
+        canvas.setFont("Helvetica-Bold", 18)
+        canvas.drawString(72, 760, title(number))
+        canvas.setFont("Helvetica", 11)
+        canvas.drawString(
+            72, 720, f"The pump of the {title(number)} weighs {number} kilograms and needs oil every day."
+        )
+        canvas.showPage()
+    canvas.save()
+    return path
+
+
+def test_what_was_read_before_a_kill_is_not_read_again(tmp_path):
+    path = pages(tmp_path / "long.pdf", 200).resolve()
+    out = tmp_path / "out"
+    out.mkdir()
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps({"input_path": str(path), "filename": path.name, "out_dir": str(out)}))
+    with Engine("datasets_app.engine", ["parse", str(spec)], log_path=tmp_path / "log", limits=LIMITS) as engine:
+        while (event := engine.next_event(300)) and event.get("done", 0) < 60:
+            pass
+    assert event, (tmp_path / "log").read_text()  # it was killed there, in the middle
+    kept = {file.name: file.stat().st_mtime_ns for file in out.glob("*-pages-*.json")}
+    assert 3 <= len(kept) < 10
+    outcome, _ = parse(tmp_path, path)
+    assert outcome.returncode == 0, outcome.log_tail
+    assert kept.items() <= {file.name: file.stat().st_mtime_ns for file in out.glob("*-pages-*.json")}.items()
+    found = elements.read(out / "elements.jsonl")
+    titles = [(element.page, element.text) for element in found if element.kind == "title"]
+    assert titles == [(number, title(number)) for number in range(1, 201)]
+    assert sum("needs oil every day" in element.text for element in found) == 200
+
+
 def test_html_keeps_its_table_and_never_its_script(tmp_path):
     page = "<html><body><h1>The Orrin pump</h1><p>It is a pump with two valves.</p><script>alert(1)</script>"
     page += "<table><tr><td>weight</td><td>12 kg</td></tr><tr><td>colour</td><td>red</td></tr></table></body></html>"

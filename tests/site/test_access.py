@@ -108,6 +108,7 @@ TABLE: dict[str, Row] = {
     "document": Row(VIEWER, of="document"),
     "document_body": Row(VIEWER, of="document"),
     "document_chunks": Row(VIEWER, of="document"),
+    "document_picture": Row(VIEWER, of="page"),
     "document_parse": Row(TRAINER, "post", of="document"),
     "document_delete": Row(OWNER, "post", of="document"),
     "dataset_list": Row(VIEWER, of="in project"),
@@ -262,6 +263,7 @@ def things(project, owner, settings, bundled):
         ModelServer,
     )
     from datasets_app.services import datasets, examples
+    from datasets_app.services.pages import WIDTH
     from finetune_site.api.services import make_token
     from finetune_site.lib.sealing import seal
     from finetune_site.notifications.models import Notice
@@ -287,6 +289,12 @@ def things(project, owner, settings, bundled):
     document = Document.objects.create(
         project=project, name="a.txt", sha256="0" * 64, size=1, media_type="text/plain", uploaded_by=owner
     )
+    drawn = Document.objects.create(
+        project=project, name="b.pdf", sha256="1" * 64, size=1, media_type="application/pdf", uploaded_by=owner, pages=1
+    )
+    picture = drawn.picture_folder / f"1-{WIDTH}.png"
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    picture.write_bytes(b"\x89PNG")
     dataset = datasets.create_dataset(actor=owner, project=project, name="D")
     content = {"messages": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}]}
     example = examples.write_example(actor=owner, dataset=dataset, content=content)
@@ -355,6 +363,7 @@ def things(project, owner, settings, bundled):
         "rest": {"rest": "v1/nothing"},
         "membership": {"pk": project.pk, "member": membership.pk},
         "in project": {"project": project.pk},
+        "page": {"pk": drawn.pk, "number": 1},
         "file": {"pk": version.pk, "format": "jsonl"},
         "trail": {"pk": project.pk, "format": "csv"},
         "act": {"pk": dataset.pk, "act": "restore"},

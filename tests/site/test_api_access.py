@@ -54,6 +54,7 @@ TABLE: dict[str, Row] = {
     "document_read": Row(READ, VIEWER, "document"),
     "document_parse": Row(WRITE, TRAINER, "document"),
     "chunk_list": Row(READ, VIEWER, "document"),
+    "element_list": Row(READ, VIEWER, "document"),
     "dataset_list": Row(READ, VIEWER, "project"),
     "dataset_create": Row(WRITE, TRAINER, "project", {"name": "New"}),
     "dataset_read": Row(READ, VIEWER, "dataset"),

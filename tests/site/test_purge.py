@@ -39,20 +39,25 @@ def purge(*options: str) -> str:
 def test_a_deleted_project_leaves_files_that_purge_removes(folder, owner, project):
     kept = upload(owner, project, b"This one stays.\n").path
     other = create_project(actor=owner, name="Other")
-    gone = upload(owner, other, b"This one goes.\n").path
+    lost = upload(owner, other, b"This one goes.\n")
+    gone = lost.path
     shared = upload(owner, other, b"This one stays.\n").path
     run, young = folder / "runs" / "999", folder / "files" / "documents" / ".upload-cut-off"
     run.mkdir(parents=True)
     (run / "log.txt").write_text("old")
     young.write_text("half")
+    kept_picture, picture = (doc.picture_folder / "1-1000.png" for doc in (Document.objects.get(project=project), lost))
+    for path in (kept_picture, picture):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"png")
     delete_project(actor=owner, project=other)
-    age(kept, gone, run)
+    age(kept, gone, run, kept_picture, picture)
 
     assert str(gone) in purge("--dry-run")
     assert gone.exists()
-    assert "2 files and folders" in purge()
-    assert (gone.exists(), run.exists()) == (False, False)
-    assert (kept.exists(), shared.exists(), young.exists()) == (True, True, True)
+    assert "3 files and folders" in purge()
+    assert (gone.exists(), run.exists(), picture.exists()) == (False, False, False)
+    assert (kept.exists(), shared.exists(), young.exists(), kept_picture.exists()) == (True, True, True, True)
     assert "0 files" in purge()
 
 

@@ -29,7 +29,7 @@ STAGES = {
 }
 
 
-@job_kind("training.export", title="Export", max_attempts=3)
+@job_kind("training.export", title="Export", max_attempts=3, takes_disk=True)
 def export(handle: Handle) -> None:
     """Write a run's model as one file and prove it."""
     entry = _of(Export.objects.select_related("run__base", "run__version"), job=handle.job)
@@ -38,7 +38,7 @@ def export(handle: Handle) -> None:
         raise JobInputError(entry.result["problem"])
 
 
-@job_kind("training.publish", title="Publish to Ollama", max_attempts=5)
+@job_kind("training.publish", title="Publish to Ollama", max_attempts=5, takes_disk=True)
 def publish(handle: Handle) -> None:
     """Bring a model into Ollama, step by step; a later attempt goes on after the last step that passed."""
     found = Publication.objects.select_related("model__server", "model__project", "run__base", "run__version")

@@ -41,7 +41,7 @@ def preview(handle: Handle) -> None:
     shutil.rmtree(out, ignore_errors=True)
 
 
-@job_kind("training.train", title="Fine-tune", queue="gpu", max_attempts=10)
+@job_kind("training.train", title="Fine-tune", queue="gpu", max_attempts=10, takes_disk=True)
 def train(handle: Handle) -> None:
     """Train, or go on from the newest checkpoint; every step's numbers become rows and reach the pages."""
     chosen = Run.objects.select_related("project", "version", "base", "start", "created_by")
@@ -73,7 +73,6 @@ def train(handle: Handle) -> None:
     handle.write(lambda: Run.objects.filter(pk=run.pk).update(result=result))
     handle.write(lambda: _evaluate_after(run))
     handle.write(lambda: sweeps.advance(run))
-    housekeeping.clean_up_by_itself()
 
 
 @job_kind("training.evaluate", title="Evaluate", queue="gpu", max_attempts=3)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from django.db import connection
+from django.db import InterfaceError, OperationalError, connection
 
 from finetune_site import bucket
 from finetune_site.bucket import BucketError, Mirror
-from finetune_site.jobs.queue import HOST
+from finetune_site.jobs.models import JobState
+from finetune_site.jobs.queue import HOST, LeaseLost
 from finetune_site.lib.files import folder_bytes, tail
 from training_app.engine.spec import CHECKPOINT_WISH
 from training_app.models import BaseModel, Run
@@ -19,6 +20,7 @@ from training_app.models import BaseModel, Run
 CHECKPOINTS, EXPORTS, BEST = "checkpoints", "exports", "best.safetensors"  # the best weights are used while a run goes
 TO_GO_ON = (CHECKPOINTS, BEST)
 WISH_SECONDS = 2.0
+GONE = (LeaseLost, OperationalError, InterfaceError)  # the job is not ours any more, or nobody can say that it is
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,18 @@ def bytes_of(run: Run, names: tuple[str, ...]) -> int:
         entry["size"] for path, entry in kept.items() if path in names or path.startswith(tuple(f"{n}/" for n in names))
     )
     return max(here, there)
+
+
+def all_bytes(run: Run) -> int | None:
+    """What a run takes on disk; with a bucket what is kept there, while it trains here what it has got so far. None:
+    this machine does not know."""
+    here = folder_bytes(run.folder) if run.folder.exists() else None
+    if not bucket.is_on():
+        return here
+    kept = sum(entry["size"] for entry in run_mirror(run).manifest().values())
+    kept += sum(entry.size for entry in bucket.listing(run.folder / EXPORTS))
+    trains_here = run.job is not None and run.job.state == JobState.RUNNING and run.job.host == HOST
+    return max(kept, here or 0) if trains_here else kept
 
 
 def text_of(run: Run, name: str, max_bytes: int) -> str:
@@ -118,8 +132,8 @@ class Keeper:
             self._is_kept = True
         except OSError as error:
             logger.warning("run %s: what it has is not in the bucket: %s", self._run.pk, error)
-        except Exception:  # lost: whoever holds the job keeps what is right
-            logger.info("run %s: nothing more is kept", self._run.pk, exc_info=True)
+        except GONE:  # whoever holds the job keeps what is right
+            logger.info("run %s: nothing more is kept", self._run.pk)
 
     def _work(self) -> None:
         try:
@@ -136,8 +150,8 @@ class Keeper:
                     self.keep()
             except OSError as error:  # the next checkpoint, or the end, keeps more
                 logger.warning("run %s: its checkpoint is not in the bucket yet: %s", self._run.pk, error)
-            except Exception:  # the job was lost or ends: nothing is to be kept by us any more
-                logger.info("run %s: nothing more is kept", self._run.pk, exc_info=True)
+            except GONE:  # nothing is to be kept by us any more
+                logger.info("run %s: nothing more is kept", self._run.pk)
                 return
 
     def _take_wish(self) -> None:

@@ -10,16 +10,16 @@ from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from finetune_site.bucket import BucketError
 from finetune_site.jobs.models import Job, JobState
-from finetune_site.lib.files import folder_bytes
 from finetune_site.projects.models import Project
+from finetune_site.projects.quotas import give_disk_back
 from finetune_site.projects.services import audit
 from training_app.models import Export, Run
-from training_app.services.artefacts import EXPORTS, TO_GO_ON, bytes_of, run_mirror
+from training_app.services.artefacts import EXPORTS, TO_GO_ON, all_bytes, bytes_of, run_mirror
 from training_app.services.runs import TrainingError
 
 MAX_TAGS, MAX_TAG = 12, 40
-# the best weights are a run's own use while it goes
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,11 @@ def describe_run(*, actor: User, run: Run, notes: str, tags: list[str]) -> None:
 
 
 def measure_disk(run: Run) -> None:
-    """Keep what the run's folder takes; a database that is away at this moment hears of it next time. A machine that
-    does not have the folder says nothing."""
-    if not run.folder.exists():
-        return
-    with contextlib.suppress(OperationalError, InterfaceError):
-        Run.objects.filter(pk=run.pk).update(disk_bytes=folder_bytes(run.folder))
+    """Keep what the run takes; a database or bucket that is away at this moment hears of it next time."""
+    with contextlib.suppress(OperationalError, InterfaceError, BucketError):
+        size = all_bytes(run)
+        if size is not None:
+            Run.objects.filter(pk=run.pk).update(disk_bytes=size)
 
 
 def removable(project: Project | None, rule: Rule) -> list[tuple[Run, int]]:
@@ -71,6 +70,7 @@ def checkpoint_bytes(run: Run) -> int:
 def clean_up(*, actor: User, project: Project, rule: Rule) -> int:
     """Delete the checkpoints that the rule lets go; returns the bytes set free. Results and weights stay."""
     freed = sum(_let_go(run, rule) for run, _ in removable(project, rule))
+    give_disk_back(project, freed)  # it is measured anew within minutes; who has just made room need not wait for that
     audit(project, actor, "cleaned up checkpoints", project, after={"days": rule.days, "freed_bytes": freed})
     return freed
 

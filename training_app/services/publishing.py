@@ -189,6 +189,7 @@ def try_gate_again(*, actor: User, publication: Publication) -> None:
 @transaction.atomic
 def discard(*, actor: User, publication: Publication) -> None:
     """Give up a version that the gate holds, or that was lost on its way: its candidate is removed."""
+    publication = Publication.objects.select_for_update().get(pk=publication.pk)
     if publication.outcome != Outcome.HELD and publication.standing != Outcome.FAILED:
         raise TrainingError("Only a version that is held or was not published can be discarded.")
     Publication.objects.filter(pk=publication.pk).update(outcome=Outcome.FAILED, problem=f"Discarded by {actor}.")
@@ -254,11 +255,14 @@ def note_end(publication: Publication, outcome: str, problem: str = "") -> None:
 def note_promoted(publication: Publication, digest: str) -> None:
     """The stable name means this version now. Written twice, it is there once."""
     model = PublishedModel.objects.select_for_update().get(pk=publication.model_id)
-    Publication.objects.filter(pk=publication.pk).update(
+    moved = Publication.objects.filter(pk=publication.pk).exclude(outcome=Outcome.PUBLISHED).update(
         outcome=Outcome.PUBLISHED, digest=digest, published_at=timezone.now(), problem=""
-    )
-    _note_switch(model, publication, publication.created_by, publication.override_reason[:300])
-    audit(model.project, publication.created_by, "published", publication, after={"digest": digest})
+    )  # fmt: skip
+    if not moved:
+        return
+    by = publication.override_by or publication.created_by
+    _note_switch(model, publication, by, publication.override_reason[:300])
+    audit(model.project, by, "published", publication, after={"digest": digest})
 
 
 @transaction.atomic

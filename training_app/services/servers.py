@@ -40,6 +40,7 @@ def look(server: ModelServer) -> None:
     async_task("training_app.serving.look", server.pk, cluster="default")
 
 
+@transaction.atomic
 def unload(*, actor: User, server: ModelServer, name: str) -> None:
     """Take a model out of the server's memory."""
     async_task("training_app.serving.unload", server.pk, name, cluster="default")

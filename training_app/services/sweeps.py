@@ -1,6 +1,7 @@
 """What people do with sweeps: plan, stop; and how a search goes on from run to run."""
 
 import itertools
+import math
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -25,11 +26,10 @@ def plan_sweep(*, actor: User, run: Run, manner: str, space: dict[str, list[Any]
         raise TrainingError(told)
     if not space:
         raise TrainingError("Give at least one knob several values.")
+    count = math.prod(map(len, space.values()))
+    if manner == Sweep.GRID and not 2 <= count <= min(budget, MAX_RUNS):
+        raise TrainingError(f"The values make {count} runs; it must be 2 to {min(budget, MAX_RUNS)}. Leave some out.")
     combinations = _combinations(space) if manner == Sweep.GRID else []
-    if manner == Sweep.GRID and not 2 <= len(combinations) <= min(budget, MAX_RUNS):
-        raise TrainingError(
-            f"The values make {len(combinations)} runs; it must be 2 to {min(budget, MAX_RUNS)}. Leave some out."
-        )
     if manner == Sweep.SEARCH and not 2 <= budget <= MAX_RUNS:
         raise TrainingError(f"A search needs a budget of 2 to {MAX_RUNS} runs.")
     sweep = Sweep.objects.create(

@@ -9,7 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
-from datasets_app.services.storage import MIN_AGE_SECONDS, orphans
+from datasets_app.services.storage import MIN_AGE_SECONDS, orphans, remove_orphan
 from finetune_site import bucket
 from finetune_site.jobs.models import FINISHED, Job
 from finetune_site.lib.files import folder_bytes
@@ -23,7 +23,7 @@ class Command(BaseCommand):
         parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        found = [*((*entry, bucket.remove) for entry in orphans()), *((*entry, _remove) for entry in _folders())]
+        found = [*((*entry, remove_orphan) for entry in orphans()), *((*entry, _remove) for entry in _folders())]
         for path, _, remove in found:
             self.stdout.write(str(path))
             if not options["dry_run"]:
