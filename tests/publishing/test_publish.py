@@ -312,6 +312,9 @@ def test_the_gate_holds_until_an_owner_says_why(run, ollama, double, trainer, ow
     assert "A trial for two days" in client_of(trainer).get(held.get_absolute_url()).content.decode()
     entry = run.project.audit_entries.filter(verb="overrode the gate for").get()
     assert entry.actor == owner and entry.after == {"reason": "A trial for two days"}
+    assert held.model.switches.get().by == owner and run.project.audit_entries.get(verb="published").actor == owner
+    services.note_promoted(held, held.digest)  # as after an answer that was lost
+    assert run.project.audit_entries.filter(verb="published").count() == 1
 
 
 def test_held_then_evaluated_again_or_discarded(run, ollama, double, trainer, client_of, exported):

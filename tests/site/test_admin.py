@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 from django.contrib import admin
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 from django.urls import reverse
 from django.utils import timezone
 
@@ -56,6 +56,17 @@ def test_what_has_a_contract_is_neither_added_nor_deleted_nor_edited(model, desk
 def test_members_and_visitors_stay_out(client_of, owner):
     for user in (owner, None):
         assert client_of(user).get(reverse("admin:jobs_job_changelist")).status_code == 302
+
+
+def test_whoever_may_look_at_jobs_stops_none(client_of, owner, waiting):
+    owner.is_staff = True
+    owner.save()
+    owner.user_permissions.add(Permission.objects.get(codename="view_job"))
+    client, url = client_of(owner), reverse("admin:jobs_job_changelist")
+    assert client.get(url).status_code == 200
+    for action in ("cancel", "requeue", "run_next"):
+        assert client.post(url, {"action": action, "_selected_action": [waiting.pk]}).status_code == 403
+    assert Job.objects.get(pk=waiting.pk).state == JobState.QUEUED
 
 
 def test_jobs_are_stopped_started_again_and_moved_forward(desk, waiting, project, owner):

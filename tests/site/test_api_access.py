@@ -20,6 +20,7 @@ from django.utils import timezone
 from finetune_site.api.door import api
 from finetune_site.api.models import Scope, Token
 from finetune_site.api.services import make_token
+from finetune_site.jobs import services as jobs
 from finetune_site.projects.models import Role
 from finetune_site.projects.services import create_project
 from tests.factories import make_user
@@ -194,14 +195,40 @@ def test_who_may_and_with_which_token(name, ask, operator, project):
 
 
 @pytest.mark.django_db
-def test_whoever_tries_tokens_is_slowed_down(viewer):
+def test_whoever_tries_tokens_is_slowed_down_for_a_minute(viewer, monkeypatch):
     cache.clear()
+    now = 90.0
+    monkeypatch.setattr("finetune_site.api.security.time", SimpleNamespace(time=lambda: now))
     tries = [Client().get("/api/v1/projects", headers={"Authorization": f"Bearer fts_{n}"}) for n in range(62)]
     assert [answer.status_code for answer in tries[-3:]] == [401, 429, 429]
     assert tries[-1].json()["error"]["code"] == "too_many"
     right = {"Authorization": f"Bearer {secret_of(viewer)}"}
     assert Client().get("/api/v1/projects", headers=right).status_code == 200
+    now = 125.0
+    assert Client().get("/api/v1/projects", headers={"Authorization": "Bearer fts_1"}).status_code == 401
     cache.clear()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("kind", "needed"),
+    [
+        ("datasets.seal", "write"),
+        ("training.train", "train"),
+        ("training.chat", "train"),
+        ("training.publish", "publish"),
+    ],
+)
+def test_a_job_is_started_again_with_the_scope_of_its_kind(project, owner, kind, needed):
+    for scope in Scope.values:
+        job = jobs.enqueue(project=project, owner=owner, kind=kind, label="a label")
+        for act in ("cancel", "requeue"):
+            answer = Client().post(
+                f"/api/v1/jobs/{job.pk}/{act}", headers={"Authorization": f"Bearer {secret_of(owner, scope)}"}
+            )
+            assert (answer.status_code == 403) == (scope != needed), (kind, scope, act, answer.content)
+            if scope != needed:
+                assert needed in answer.json()["error"]["message"]
 
 
 def test_a_cookie_opens_nothing(client_of, owner, project):

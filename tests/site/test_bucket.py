@@ -8,6 +8,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from django.conf import settings
 from django.core.cache import cache
 from django.core.management import CommandError, call_command
 from django.urls import reverse
@@ -23,7 +24,7 @@ from finetune_site.jobs.models import Job
 from finetune_site.lib.files import sha256_of
 from finetune_site.operations.health import readiness
 from finetune_site.operations.invariants import INVARIANTS
-from finetune_site.operations.sharing import bring_all
+from finetune_site.operations.sharing import bring_all, forget_former
 from tests.factories import run_all, run_job
 from tests.training.test_runs import plan
 from training_app.models import ChatAnswer, Evaluation, Export, Run
@@ -466,6 +467,37 @@ def test_a_site_with_files_gets_a_bucket(machine, project, trainer, settings, na
     assert "1 files and folders are in the bucket" in said.getvalue()
     machine("b")
     assert bucket.fetch(document.path, document.sha256).read_bytes() == b"Words.\n"
+
+
+@pytest.mark.django_db
+def test_a_restore_leaves_nothing_of_a_former_life_there(machine, names):
+    here = machine("web")
+    for folder in ("runs/7", "runs/8", "models/3"):
+        write(here / folder, weights="former")
+        Mirror(here / folder).push()
+    machine("restored")
+    write(settings_folder() / "runs" / "7", weights="restored")
+    forget_former()
+    assert {name.split("/blobs")[0].split("/manifest")[0] for name in names()} == {"runs/7"}
+
+
+def settings_folder() -> Path:
+    return Path(settings.DATA_DIR)
+
+
+@pytest.mark.django_db
+def test_a_state_that_is_replaced_while_it_is_read_is_read_anew(machine, monkeypatch):
+    a = machine("a") / "runs" / "1"
+    write(a, log="one")
+    Mirror(a).push()
+    b, real = machine("b") / "runs" / "1", Mirror.manifest
+    stale = [{"log": {"sha256": "0" * 64, "size": 3}}]  # whose blob another machine has removed since
+    seen = [*stale]
+    monkeypatch.setattr(Mirror, "manifest", lambda self: seen.pop() if seen else real(self))
+    assert Mirror(b).read("log", 100) == b"one"
+    seen = stale * 2
+    Mirror(b).pull()
+    assert texts(b) == {"log": "one"}
 
 
 @pytest.mark.django_db

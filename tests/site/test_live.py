@@ -76,6 +76,30 @@ def test_a_reconnecting_page_gets_what_it_missed(job, project):
     assert kinds_seen == ["state", "step"]  # the last seconds come again; pages take an event twice without harm
 
 
+def test_a_page_that_missed_too_much_is_told_to_read_everything_anew(job, project, monkeypatch):
+    monkeypatch.setattr("finetune_site.jobs.live.REPLAY_LIMIT", 3)
+    first = JobEvent.objects.get(job=job)
+    for step in range(5):
+        events.record(job, "step", {"step": step})
+
+    async def scene():
+        hub = Hub()
+        stream = hub.watch(project.pk, frozenset(), first.pk)
+        text = ""
+        while "resync" not in text:
+            text = await asyncio.wait_for(anext(stream), 120)
+        while not hub.is_connected:
+            await asyncio.sleep(0.01)
+        await sync_to_async(events.record)(job, "step", {"step": 9})
+        got = await frames(stream, 1)
+        hub._listener.cancel()
+        return text, got
+
+    text, got = asyncio.run(scene())
+    assert f"id: {JobEvent.objects.order_by('-pk')[1].pk}\n" in text
+    assert got == [("step", {"job": job.pk, "body": {"step": 9}})]
+
+
 def test_a_viewer_may_watch_some_jobs_only(job, project, trainer):
     other = services.enqueue(project=project, owner=trainer, kind="test.work", label="another")
 

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from django.contrib.auth.models import User
 from django.core import mail
+from django.db import connection
 from django.urls import reverse
 from django.utils import timezone
 
@@ -192,6 +193,44 @@ def test_a_webhook_is_called_and_its_address_lies_sealed(project, trainer, setti
     assert Wishes.objects.get().webhook, "an empty field leaves it"
     client.post(reverse("wishes"), {"kinds": ["done"], "webhook": "", "forget_webhook": "on"})
     assert not Wishes.objects.get().webhook and Wishes.objects.get().kinds == ["done"]
+
+
+def test_an_address_that_never_answers_keeps_nobody_waiting(project, trainer, owner, settings, listener, monkeypatch):
+    base, heard, _ = listener
+    monkeypatch.setattr(services, "AT_ONCE", 3)
+    settings.WEBHOOK_HOSTS = [base, "http://127.0.0.1:9"]
+    save_wishes(user=trainer, kinds=["done"], by_mail=False, webhook="http://127.0.0.1:9/dead")
+    save_wishes(user=owner, kinds=["done"], by_mail=False, webhook=f"{base}/alive")
+    for _ in range(5):
+        ended(project, trainer)
+    ended(project, owner)
+    tell()
+    assert [path for path, _ in heard] == ["/alive"]
+    for _ in range(12):
+        deliver()
+    assert not Notice.objects.due().exists() and len(heard) == 1, "each is tried five times, and then no more"
+
+
+def test_one_turn_at_a_time(project, trainer, settings, listener):
+    base, heard, _ = listener
+    settings.WEBHOOK_HOSTS = [base]
+    save_wishes(user=trainer, kinds=["done"], by_mail=False, webhook=f"{base}/hook")
+    ended(project, trainer)
+    told = []
+
+    def another():
+        with services._turn() as is_ours:
+            told.append(is_ours)
+        connection.close()
+
+    with services._turn() as is_ours:
+        assert is_ours
+        thread = threading.Thread(target=another)
+        thread.start()
+        thread.join(60)
+    assert told == [False]
+    tell()
+    assert len(heard) == 1
 
 
 def test_notices_are_forgotten_in_the_end(project, trainer):

@@ -10,6 +10,7 @@ from django.core.management import call_command
 
 from datasets_app.models import Document
 from datasets_app.services import documents
+from datasets_app.services.storage import orphans, remove_orphan
 from finetune_site.projects.services import create_project, delete_project
 
 pytestmark = pytest.mark.django_db
@@ -59,6 +60,18 @@ def test_a_deleted_project_leaves_files_that_purge_removes(folder, owner, projec
     assert (gone.exists(), run.exists(), picture.exists()) == (False, False, False)
     assert (kept.exists(), shared.exists(), young.exists(), kept_picture.exists()) == (True, True, True, True)
     assert "0 files" in purge()
+
+
+def test_a_file_that_came_back_while_purge_looked_stays(folder, owner, project):
+    other = create_project(actor=owner, name="Other")
+    gone = upload(owner, other, b"This one goes.\n").path
+    delete_project(actor=owner, project=other)
+    age(gone)
+    [(path, _)] = list(orphans())
+    upload(owner, project, b"This one goes.\n")
+    age(gone)
+    remove_orphan(path)
+    assert gone.exists()
 
 
 @pytest.mark.django_db(transaction=True)

@@ -125,6 +125,8 @@ def test_runs_are_measured_and_a_full_project_starts_none(limited, owner, make_r
     run.refresh_from_db()
     with pytest.raises(TrainingError, match="no room left"):
         runs.resume_run(actor=owner, run=run)
+    with pytest.raises(jobs.JobError, match="no room left"):
+        jobs.requeue(actor=owner, job=run.job)
     Job.objects.filter(pk=run.job_id).update(state=JobState.SUCCEEDED)
     Run.objects.filter(pk=run.pk).update(result={"steps": 1})
     run = Run.objects.get(pk=run.pk)

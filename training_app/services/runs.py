@@ -186,8 +186,6 @@ def resume_run(*, actor: User, run: Run) -> None:
     """Go on from the newest checkpoint."""
     if run.job is None:
         raise TrainingError("The run has not been started.")
-    if told := disk_refusal(run.project):
-        raise TrainingError(told)
     try:
         jobs.requeue(actor=actor, job=run.job)
     except jobs.JobError as error:
