@@ -7,10 +7,22 @@ from django import forms
 from datasets_app.engine.formats import FORMATS
 from datasets_app.engine.labelling import LAYOUTS, TURNS
 from datasets_app.engine.mapping import guess
+from datasets_app.engine.media_type import NAMES
 from datasets_app.labelstudio import token_problem
 from datasets_app.models import Dataset, Document, LabelStudioImport, LabelStudioServer, ModelServer, State
 from finetune_site.projects.forms import StyledMixin, style
 from finetune_site.projects.models import Project
+
+
+class DocumentFilterForm(StyledMixin, forms.Form):
+    """Which documents of a project are listed; every field may stay empty."""
+
+    words = forms.CharField(required=False, max_length=100, label="Name")
+    kind = forms.ChoiceField(required=False, choices=[("", "any"), *NAMES.items()])
+    state = forms.ChoiceField(
+        required=False,
+        choices=[("", "any"), ("read", "read"), ("waiting", "being read"), ("unread", "could not be read")],
+    )
 
 
 class DatasetForm(StyledMixin, forms.ModelForm):

@@ -11,8 +11,15 @@ from django.urls import reverse
 from django.utils import timezone
 
 from datasets_app.engine.media_type import NAMES, PAGE_WORDS, PDF
-from finetune_site.jobs.models import Job
+from finetune_site.jobs.models import Job, JobState
 from finetune_site.projects.models import Project
+
+# How far the reading of a document is, as people filter by it.
+READING = {
+    "read": models.Q(parsed_at__isnull=False),
+    "waiting": models.Q(job__state__in=(JobState.QUEUED, JobState.RUNNING)),
+    "unread": models.Q(parsed_at=None, job__state__in=(JobState.FAILED, JobState.CANCELLED)),
+}
 
 
 class DocumentQuerySet(models.QuerySet["Document"]):
@@ -21,6 +28,15 @@ class DocumentQuerySet(models.QuerySet["Document"]):
 
     def parsed(self) -> "DocumentQuerySet":
         return self.filter(parsed_at__isnull=False)
+
+    def matching(self, *, words: str = "", kind: str = "", state: str = "") -> "DocumentQuerySet":
+        """Those that a filter lets through; an empty part asks for nothing."""
+        found = self
+        for word in words.split():
+            found = found.filter(name__icontains=word)
+        if kind:
+            found = found.filter(media_type=kind)
+        return found.filter(READING[state]) if state else found
 
 
 class Document(models.Model):

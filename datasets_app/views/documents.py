@@ -9,6 +9,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from datasets_app.access import get_document
 from datasets_app.engine.tables import cells
+from datasets_app.forms import DocumentFilterForm
 from datasets_app.models import Document
 from datasets_app.services import documents as services
 from datasets_app.services import pages
@@ -23,8 +24,13 @@ CHUNKS_PER_PAGE = 20
 @require_GET
 def document_list(request: SignedInRequest, project: int) -> HttpResponse:
     of = get_project(request.user, project)
-    documents = Document.objects.filter(project=of).select_related("job", "uploaded_by")
+    every = Document.objects.filter(project=of)
+    form = DocumentFilterForm(request.GET)
+    documents = every.matching(**form.cleaned_data) if form.is_valid() else every
+    documents = documents.select_related("job", "uploaded_by")
     context = {
+        "filter_form": form,
+        "is_filtered": any(request.GET.get(name) for name in form.fields),
         "project": of,
         "section": "documents",
         "page": Paginator(documents, 50).get_page(request.GET.get("page")),

@@ -4,9 +4,11 @@ import re
 
 import pytest
 from django.urls import reverse
+from django.utils import timezone
 
 from datasets_app.models import Document
 from datasets_app.services import documents
+from finetune_site.jobs.models import Job
 from tests.factories import run_all
 
 pytestmark = pytest.mark.django_db
@@ -69,6 +71,31 @@ def test_pictures_go_with_the_last_document_of_their_content(
     with django_capture_on_commit_callbacks(execute=True):
         documents.delete_document(actor=owner, document=manual)
     assert not manual.picture_folder.exists()
+
+
+def test_the_list_is_filtered(project, trainer, viewer, client_of):
+    def add(name, content, state, **fields):
+        made = documents.upload_document(actor=trainer, project=project, name=name, blocks=[content]).document
+        Job.objects.filter(pk=made.job_id).update(state=state)
+        Document.objects.filter(pk=made.pk).update(**fields)
+
+    add("Pump manual.md", b"# Pump", "succeeded", parsed_at=timezone.now())
+    add("Pump prices.csv", b"a,b", "failed")
+    add("Mill.txt", b"Mill", "queued")
+    client, url = client_of(viewer), reverse("document_list", args=[project.pk])
+
+    def listed(**chosen) -> list[str]:
+        page = client.get(url, chosen).content.decode()
+        return [name for name in ("Pump manual.md", "Pump prices.csv", "Mill.txt") if name in page]
+
+    assert listed() == ["Pump manual.md", "Pump prices.csv", "Mill.txt"]
+    assert listed(words="PUMP man") == ["Pump manual.md"]
+    assert listed(kind="text/csv") == ["Pump prices.csv"]
+    assert listed(state="read") == ["Pump manual.md"]
+    assert listed(state="waiting") == ["Mill.txt"]
+    assert listed(state="unread") == ["Pump prices.csv"]
+    assert "No document matches" in client.get(url, {"words": "turbine"}).content.decode()
+    assert len(listed(state="nonsense", kind="nonsense")) == 3
 
 
 def test_a_sheet_is_called_so(project, trainer, viewer, client_of, tmp_path):
