@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from finetune_site.api.models import Scope
 from finetune_site.api.services import make_token
 from tests.conftest import ROOT
 from tests.factories import run_all
-from training_app.models import ChatTurn, PublishedModel, Run
+from training_app.models import ChatTurn, Evaluation, PublishedModel, Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 SAMPLES = ROOT / "datasets_app" / "samples"
@@ -123,6 +124,8 @@ def test_every_line_of_the_client(site, secret, project, trainer, base, run, oll
             assert line.endswith('"python -m finetune_site.api.client"')
             continue
         _, verb, *words = shlex.split(line)
+        while verb == "evaluate" and Evaluation.objects.filter(job__state__in=("queued", "running")).exists():
+            time.sleep(0.2)  # the one that follows each training by itself
         keys = {
             "upload": [project.pk],
             "generate": [dataset.pk, *Document.objects.order_by("pk").values_list("pk", flat=True)],

@@ -315,6 +315,6 @@ def test_an_ollama_that_starts_beside_the_site_is_registered_once(db, tmp_path):
             call_command(*(server.base_url if "://" in word else word for word in command))
     held = ModelServer.objects.get()
     assert (held.base_url, held.takes_models) == (server.base_url, True)
-    assert held.model_names  # an empty one offers a name that people can fetch
+    assert held.model_names == []  # it is empty; who fetches a model runs the service again
     with pytest.raises(CommandError):  # it is away: compose says so in the service's log
         call_command(*(server.base_url if "://" in word else word for word in command))
