@@ -36,7 +36,7 @@ RUN_BY = {
     "manage.py connect_ollama": "tests/publishing/test_servers.py",
     "manage.py createcachetable": "tests/site/test_backup.py",
     "manage.py createsuperuser": "tests/datasets/test_sample.py",
-    "manage.py demo": "tests/site/test_recovery.py",
+    "manage.py demo": "tests/engine/test_demo.py",
     "manage.py migrate": "tests/site/test_backup.py",
     "manage.py purge": "tests/site/test_purge.py",
     "manage.py restore": "tests/site/test_backup.py",
