@@ -54,6 +54,8 @@ def test_from_a_document_to_a_model_that_answers(
     expect(row.get_by_text("done")).to_be_visible()  # live, without a reload
     shoot("documents")
     row.get_by_role("link").click()
+    expect(page.get_by_role("img", name=re.compile("^Page 1 of"))).to_be_visible()
+    page.get_by_role("link", name="All text").click()
     expect(page.get_by_role("cell", name="Lorvan 150")).to_be_visible()
     shoot("document")
 
