@@ -157,26 +157,24 @@ class Mirror:
         if not is_on():
             return
         with self._turn():
-            kept, index = self.manifest(), self._read_index()
-            if not kept and self._index.exists():  # it was kept, and somebody removed it
-                shutil.rmtree(self._folder, ignore_errors=True)
-                self._index.unlink()
-            if not kept or index["pushed"] == _digest(_dump(kept)):
-                return
-            left = self._without | frozenset(without)
-            wanted = self._again(lambda: self._fetch_all(left, index))
-            for path in list(self._files(left)):
-                if self._relative(path) not in wanted:
-                    path.unlink(missing_ok=True)
-            self._write_index(wanted, "")
+            self._again(lambda: self._bring(self._without | frozenset(without)))
 
-    def _fetch_all(self, left: Collection[str], index: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        wanted = {name: entry for name, entry in self.manifest().items() if not self._is_left_alone(name, left)}
+    def _bring(self, left: Collection[str]) -> None:
+        kept, index = self.manifest(), self._read_index()
+        if not kept and self._index.exists():  # it was kept, and somebody removed it
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._index.unlink()
+        if not kept or index["pushed"] == _digest(_dump(kept)):
+            return
+        wanted = {name: entry for name, entry in kept.items() if not self._is_left_alone(name, left)}
         for name, entry in wanted.items():
             path = self._folder / name
             if not path.exists() or self._hash(path, index) != entry["sha256"]:
                 _download(self._blob(entry["sha256"]), path, entry["sha256"])
-        return wanted
+        for path in list(self._files(left)):
+            if self._relative(path) not in wanted:
+                path.unlink(missing_ok=True)
+        self._write_index(wanted, "")
 
     @staticmethod
     def _again(read: Callable[[], Result]) -> Result:

@@ -82,15 +82,17 @@ def read(path: Path, pages: int, link: Channel, warnings: list[str]) -> Iterator
         link.check()
         last = min(first + PAGES_AT_ONCE, pages)
         kept = Path.cwd() / f"{path.name[:40]}-pages-{first}.json"
-        if not kept.exists():
+        if kept.exists():
+            told = load_json(kept)
+            found, is_plain = [Element(**fields) for fields in told["elements"]], told["is_plain"]
+        else:
             part = _extract(path, first, last)
             pieces, is_plain = _partition(partitioner, part, first)
             found = list(_merge(fonts.correct(pieces), _ruled_tables(part, first)))
             part.unlink()
             write_json(kept, {"is_plain": is_plain, "elements": [asdict(element) for element in found]})
-        read = load_json(kept)
-        plain += read["is_plain"]
-        yield from (Element(**fields) for fields in read["elements"])
+        plain += is_plain
+        yield from found
         link.emit("progress", done=last, total=pages, unit="pages")
     if plain:
         warnings.append("Some pages could only be read as plain text; headings and lists on them are not told apart.")
