@@ -10,12 +10,10 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from typing import Any
 
 import pytest
-from django.db import connection
 
 from datasets_app.models import DatasetVersion, Document
 from datasets_app.services import datasets, examples
@@ -90,26 +88,6 @@ def test_every_line_of_the_walk_by_curl(site, secret, project, base, ollama, fol
             run_all(queue)
     assert Run.objects.get().is_done and ChatTurn.objects.get().answers.filter(state="done").count() == 2
     assert PublishedModel.objects.get().name == "ft/kestrel"
-
-
-@pytest.fixture
-def workers():
-    """Do what waits, in a thread, until the test has ended."""
-    stop = threading.Event()
-
-    def work() -> None:
-        try:
-            while not stop.wait(0.05):
-                for queue in QUEUES:
-                    run_all(queue)
-        finally:
-            connection.close()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    yield
-    stop.set()
-    thread.join(600)
 
 
 def test_every_line_of_the_client(site, secret, project, trainer, base, run, ollama, workers, folder):
