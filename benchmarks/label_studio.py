@@ -182,7 +182,7 @@ def work() -> None:
     """Do what waits, as a runner does."""
     from finetune_site.jobs import queue
     from finetune_site.jobs.runner import Runner
-    from finetune_site.lib.process import start_time
+    from finetune_site.lib.kernel import start_time
 
     while job := queue.claim("default", pid=os.getpid(), pid_started=start_time(os.getpid()) or 0):
         Runner("default", 0).do(job)

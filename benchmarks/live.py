@@ -67,7 +67,7 @@ def _prepare() -> tuple[Any, str]:
 
     from finetune_site.jobs import queue, services
     from finetune_site.jobs.kinds import all_kinds
-    from finetune_site.lib.process import start_time
+    from finetune_site.lib.kernel import start_time
     from finetune_site.projects.services import create_project
 
     for command in ("migrate", "createcachetable"):

@@ -39,10 +39,11 @@ from finetune_site import bucket
 from finetune_site.jobs.handle import EngineFailed, Handle, JobInputError
 from finetune_site.jobs.kinds import job_kind
 from finetune_site.lib.channel import write_json
-from finetune_site.lib.process import Limits
+from finetune_site.lib.kernel import Limits
 from finetune_site.lib.sealing import UnsealError
 
 ENGINE = "datasets_app.engine"
+PRELOADS = {"parse": f"{ENGINE}.preload"}  # the other tasks import little
 ROWS_AT_ONCE = 200
 KEPT_ERRORS = 100
 FIRST_TASKS = 10
@@ -283,6 +284,7 @@ def _run(
         on_event=on_event,
         limits=limits,
         env={"TMPDIR": str(folder), **(env or {})},
+        preload=PRELOADS.get(task),
     )
 
 

@@ -451,6 +451,8 @@ if any(not Path(folder).is_absolute() for folder in MODEL_FOLDERS):
 OLLAMA_MODELS = os.environ.get("FINETUNE_OLLAMA_MODELS", "").strip()
 # Checkpoints of runs that ended well are deleted after so many days; 0: people clean up themselves.
 CHECKPOINT_DAYS = _number("FINETUNE_CHECKPOINT_DAYS", 0)
+# Whether runners keep PyTorch imported and fork trainings, evaluations and chats, which begin ten seconds sooner then.
+WARM_TRAINING = _flag("FINETUNE_WARM_TRAINING", False)
 CHAT_IDLE_SECONDS = _number("FINETUNE_CHAT_IDLE_SECONDS", 300)
 # How many models the chat process of a device keeps in memory; a run's chat takes two, the tuned one and its base.
 CHAT_MODELS = _number("FINETUNE_CHAT_MODELS", 4, least=1)

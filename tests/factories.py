@@ -10,7 +10,7 @@ from django.contrib.auth.models import User
 from finetune_site.jobs import queue
 from finetune_site.jobs.models import Job, JobState
 from finetune_site.jobs.runner import Runner
-from finetune_site.lib.process import start_time
+from finetune_site.lib.kernel import start_time
 
 PASSWORD = "a-password-for-tests"
 

@@ -25,6 +25,7 @@ def pytest_load_initial_conftests() -> Generator[None, None, None]:
     _folders.append(folder)
     os.environ.update(FINETUNE_DATA_DIR=str(folder), FINETUNE_SECRET_KEY="only-for-tests-" + "x" * 40)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("FINETUNE_WARM_TRAINING", "on")  # hundreds of engines, each ten seconds of imports
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     # Playwright's synchronous interface keeps an event loop in its thread, which Django takes for an async caller.
     os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
@@ -38,11 +39,13 @@ def pytest_load_initial_conftests() -> Generator[None, None, None]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files of browser tests last: from the first of them on an event loop runs in this thread, and Django refuses to
-    run its own. Several processes take whole files in this order (`--no-loadscope-reorder`)."""
+    run its own. Several processes take whole files in this order (`--no-loadscope-reorder`), so the long ones come first:
+    the last file that one of them takes is a short one."""
     browser_files = {item.path for item in items if _is_browser_test(item)}
     if mixed := {item.path.name for item in items if item.path in browser_files and not _is_browser_test(item)}:
         raise pytest.UsageError(f"Browser tests need a file of their own: {', '.join(sorted(mixed))} holds others too.")
-    items.sort(key=_is_browser_test)
+    long_files = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (_is_browser_test(item), item.path not in long_files))
 
 
 def _is_browser_test(item: pytest.Item) -> bool:

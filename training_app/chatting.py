@@ -69,9 +69,11 @@ class Refused(Exception):
 Pieces = Iterator[str | End | None]  # None: nothing new, look whether to go on
 
 
-def serve_runs(handle: Handle, prepare: Callable[[Run], None], module: str, spec_path: Path) -> None:
-    """Answer with the models of runs until nobody has asked for a while."""
-    with contextlib.closing(Seat(handle, module, spec_path)) as seat:
+def serve_runs(
+    handle: Handle, prepare: Callable[[Run], None], module: str, spec_path: Path, preload: str | None
+) -> None:
+    """Answer with the models of runs until nobody has asked for a while. `preload`: see `Engine`."""
+    with contextlib.closing(Seat(handle, module, spec_path, preload)) as seat:
         answers = ChatAnswer.objects.exclude(side=Side.PUBLISHED)
         _serve(handle, answers, lambda answer: seat.ask(answer, prepare), seat.is_free)
 
@@ -220,8 +222,8 @@ class Pen:
 class Seat:
     """A device of this machine and the chat process on it. Trainings come first: while they hold it, it is theirs."""
 
-    def __init__(self, handle: Handle, module: str, spec_path: Path) -> None:
-        self._handle, self._module, self._spec_path = handle, module, spec_path
+    def __init__(self, handle: Handle, module: str, spec_path: Path, preload: str | None) -> None:
+        self._handle, self._module, self._spec_path, self._preload = handle, module, spec_path, preload
         self._device: IO[str] | None = None
         self._engine: Engine | None = None
         self._told = ""
@@ -292,7 +294,7 @@ class Seat:
         devices = devices_of("gpu", [slots.number(self._device)])
         env = {"CUDA_VISIBLE_DEVICES": devices} if devices is not None else None
         log_path = self._spec_path.with_suffix(".log")
-        self._engine = Engine(self._module, [str(self._spec_path)], log_path=log_path, env=env)
+        self._engine = Engine(self._module, [str(self._spec_path)], log_path=log_path, env=env, preload=self._preload)
         self._handle.adopt(self._engine)
         while True:
             self._handle.check()

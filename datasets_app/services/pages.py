@@ -10,7 +10,8 @@ from django.conf import settings
 
 from datasets_app.models import Document
 from finetune_site import bucket
-from finetune_site.lib.process import Engine, Limits
+from finetune_site.lib.kernel import Limits
+from finetune_site.lib.process import Engine
 
 logger = logging.getLogger(__name__)
 WIDTH = 1000

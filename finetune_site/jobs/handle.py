@@ -19,7 +19,8 @@ from django.utils import timezone
 from finetune_site.jobs import queue
 from finetune_site.jobs.events import record
 from finetune_site.jobs.models import Job, JobState
-from finetune_site.lib.process import Engine, Limits, Outcome
+from finetune_site.lib.kernel import Limits
+from finetune_site.lib.process import Engine, Outcome
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -152,14 +153,16 @@ class Handle:
         on_event: Callable[[dict[str, Any]], None],
         limits: Limits | None = None,
         env: Mapping[str, str] | None = None,
+        preload: str | None = None,
     ) -> Outcome:
-        """Run an engine to its end and return how it ended, when it ended well.
+        """Run an engine to its end and return how it ended, when it ended well. `preload`: see `Engine`.
 
         Raises `JobInputError` (exit 2), `JobCancelled`, `JobReleased` or `LeaseLost` when it was told to stop, and
         `EngineFailed` for a crash or a kill.
         """
         pinned = {"CUDA_VISIBLE_DEVICES": self._devices} if self._devices is not None else {}
-        with Engine(module, arguments, log_path=log_path, limits=limits, env={**pinned, **(env or {})}) as engine:
+        env = {**pinned, **(env or {})}
+        with Engine(module, arguments, log_path=log_path, limits=limits, env=env, preload=preload) as engine:
             self.adopt(engine)
             outcome = engine.run(on_event, lambda: self.should_stop)
         if outcome.returncode == 0:

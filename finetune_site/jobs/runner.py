@@ -23,8 +23,8 @@ from finetune_site.jobs.handle import EngineFailed, Handle, JobCancelled, JobInp
 from finetune_site.jobs.kinds import get_kind
 from finetune_site.jobs.models import Job, JobState
 from finetune_site.jobs.services import wake
+from finetune_site.lib.kernel import start_time
 from finetune_site.lib.logs import bound
-from finetune_site.lib.process import start_time
 
 logger = logging.getLogger(__name__)
 RETRY_WAIT_SECONDS = 60

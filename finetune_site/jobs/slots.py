@@ -16,7 +16,7 @@ from typing import IO
 from django.conf import settings
 
 from finetune_site.jobs.queue import HOST
-from finetune_site.lib.process import start_time
+from finetune_site.lib.kernel import start_time
 
 STOP_SECONDS = 95
 

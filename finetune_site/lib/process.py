@@ -8,7 +8,6 @@ import ctypes
 import json
 import os
 import queue
-import resource
 import signal
 import subprocess
 import sys
@@ -17,9 +16,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from finetune_site.lib.channel import parse_json
+from finetune_site.lib.kernel import Limits, apply, start_time
+from finetune_site.lib.nursery import Child, NurseryClosed, nursery_of
 
 _libc = ctypes.CDLL(None)  # loaded before any fork
 _PR_SET_PDEATHSIG = 1
@@ -32,17 +33,6 @@ MAX_LINE_BYTES, MAX_EVENTS = 16 * 2**20, 10_000
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What an engine may take; None means no limit. Address space counts virtual memory, so be generous."""
-
-    memory_bytes: int | None = None
-    cpu_seconds: int | None = None
-    file_bytes: int | None = None
-    wall_seconds: float | None = None
-    open_files: int | None = None
-
-
-@dataclass(frozen=True)
 class Outcome:
     """How an engine ended: `returncode` is negative for a signal; `failure` is its `failed` event, if it wrote one."""
 
@@ -50,18 +40,6 @@ class Outcome:
     timed_out: bool
     failure: dict[str, Any] = field(default_factory=dict)
     log_tail: str = ""
-
-
-def start_time(pid: int) -> int | None:
-    """The kernel's start time of a process, in clock ticks since boot: with the pid it is an identity.
-
-    None for a process that is gone or a zombie.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
 
 
 def is_alive(pid: int | None, started: int | None) -> bool:
@@ -106,26 +84,22 @@ class Engine:
         log_path: Path,
         limits: Limits | None = None,
         env: Mapping[str, str] | None = None,
+        preload: str | None = None,
     ) -> None:
-        self._limits = limits or Limits()
+        """`preload`: a module that imports what the engine needs; from the second engine on it then begins at once."""
         self._log_path = log_path
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue(MAX_EVENTS)
         log_path.parent.mkdir(parents=True, exist_ok=True)
         self._log_start = log_path.stat().st_size if log_path.exists() else 0
+        public = _public_environment()
         with log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={**_public_environment(), **(env or {})},
-                cwd=Path(__file__).resolve().parents[2],
-                start_new_session=True,
-                preexec_fn=lambda: _apply(self._limits),
-            )
+            begin = _Beginning(module, arguments, log.fileno(), {**public, **(env or {})}, limits or Limits())
+            begun = begin.as_fork_of(preload, public) if preload else None
+            self._process, self._input, self._output = begun or begin.as_program()
         self.pid = self._process.pid
         self.started = start_time(self.pid)
-        self._deadline = time.monotonic() + self._limits.wall_seconds if self._limits.wall_seconds else None
+        wall_seconds = limits.wall_seconds if limits else None
+        self._deadline = time.monotonic() + wall_seconds if wall_seconds else None
         threading.Thread(target=self._read, daemon=True, name="engine events").start()
 
     def __enter__(self) -> "Engine":
@@ -135,21 +109,18 @@ class Engine:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream:
-                with contextlib.suppress(BrokenPipeError):
-                    stream.close()
+        for stream in (self._input, self._output):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
 
     def send(self, request: dict[str, Any]) -> None:
         """Write one request line to the engine; `BrokenPipeError` when it is gone."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request).encode() + b"\n")
-        self._process.stdin.flush()
+        self._input.write(json.dumps(request).encode() + b"\n")
+        self._input.flush()
 
     def close_input(self) -> None:
         """Tell the engine that no request follows."""
-        if self._process.stdin:
-            self._process.stdin.close()
+        self._input.close()
 
     def next_event(self, timeout: float) -> dict[str, Any] | None:
         """The next event within `timeout` seconds, else None."""
@@ -195,10 +166,8 @@ class Engine:
         return Outcome(0 if has_finished else code, timed_out, failure, self._log_tail())
 
     def _read(self) -> None:
-        stream = self._process.stdout
-        assert stream is not None
         # No line without an end, and no more events than somebody takes: a hostile file may have taken the engine over.
-        for line in iter(lambda: stream.readline(MAX_LINE_BYTES), b""):
+        for line in iter(lambda: self._output.readline(MAX_LINE_BYTES), b""):
             # A process that ignores the contract (a crash in the interpreter, say) must not break its supervisor.
             with contextlib.suppress(ValueError, TypeError, KeyError):
                 event = parse_json(line.decode())
@@ -211,6 +180,51 @@ class Engine:
             return log.read().decode(errors="replace")
 
 
+_Begun = tuple["subprocess.Popen[bytes] | Child", IO[bytes], IO[bytes]]  # the process, its input, its output
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """What an engine begins with, in either of two ways."""
+
+    module: str
+    arguments: list[str]
+    log: int
+    env: Mapping[str, str]
+    limits: Limits
+
+    def as_program(self) -> _Begun:
+        process = subprocess.Popen(
+            [sys.executable, "-m", self.module, *self.arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            env=self.env,
+            cwd=Path(__file__).resolve().parents[2],
+            start_new_session=True,
+            preexec_fn=lambda: apply(self.limits),
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        return process, process.stdin, process.stdout
+
+    def as_fork_of(self, preload: str, public: Mapping[str, str]) -> _Begun | None:
+        """None: no nursery could be had, and the program itself will say what is missing."""
+        (its_input, to_it), (from_it, its_output) = os.pipe(), os.pipe()
+        try:
+            streams = (its_input, its_output, self.log)
+            nursery = nursery_of(preload, public)
+            child = nursery.fork(self.module, self.arguments, streams, self.env, self.limits)
+        except NurseryClosed:
+            os.close(to_it)
+            os.close(from_it)
+            return None
+        finally:
+            os.close(its_input)
+            os.close(its_output)
+        return child, os.fdopen(to_it, "wb"), os.fdopen(from_it, "rb")
+
+
 def end_with_parent(number: int = signal.SIGTERM) -> None:
     """For `preexec_fn`: the new process gets this signal when its parent is gone, whatever ended it."""
     _libc.prctl(_PR_SET_PDEATHSIG, number)
@@ -219,15 +233,3 @@ def end_with_parent(number: int = signal.SIGTERM) -> None:
 def _public_environment() -> dict[str, str]:
     """Our environment without the site's secrets: an engine that a hostile file has taken over finds none."""
     return {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE_VARIABLES)}
-
-
-def _apply(limits: Limits) -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for name, value in (
-        (resource.RLIMIT_AS, limits.memory_bytes),
-        (resource.RLIMIT_CPU, limits.cpu_seconds),
-        (resource.RLIMIT_FSIZE, limits.file_bytes),
-        (resource.RLIMIT_NOFILE, limits.open_files),
-    ):
-        if value is not None:
-            resource.setrlimit(name, (value, value))

@@ -22,7 +22,8 @@ from django.db import connection, transaction
 from django.db.migrations.recorder import MigrationRecorder
 
 from datasets_app.services.storage import ROWS
-from finetune_site.lib.process import is_alive, start_time
+from finetune_site.lib.kernel import start_time
+from finetune_site.lib.process import is_alive
 from finetune_site.operations.archive import FOLDERS, FORMAT, TABLES, BackupError, Manifest, Table, Writer
 from finetune_site.operations.sharing import bring_all
 

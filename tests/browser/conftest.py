@@ -59,7 +59,7 @@ def workers(transactional_db, settings) -> Iterator[None]:
     """A thread for each queue that does what waits, as runners do."""
     from finetune_site.jobs import queue
     from finetune_site.jobs.runner import Runner
-    from finetune_site.lib.process import start_time
+    from finetune_site.lib.kernel import start_time
 
     settings.JOB_HEARTBEAT_SECONDS = 1
     stop = threading.Event()

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from finetune_site.lib.channel import Cancelled, Channel, InputError
+from finetune_site.lib.process import Engine
+from training_app.jobs.runs import ENGINE, PRELOAD
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+FEW_THREADS = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = {**os.environ, **FEW_THREADS}
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,15 @@ def finish(process: "subprocess.Popen[str]") -> Finished:
 
 
 def run_engine(folder: Path, fields: dict[str, Any]) -> Finished:
-    return finish(start(folder, fields))
+    """Run it to its end as a runner does that keeps PyTorch imported."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spec, log = folder / "engine-spec.json", folder / "engine-log.txt"
+    spec.write_text(json.dumps(fields))
+    log.unlink(missing_ok=True)
+    events: list[dict[str, Any]] = []
+    with Engine(ENGINE, [str(spec)], log_path=log, env=FEW_THREADS, preload=PRELOAD) as engine:
+        outcome = engine.run(events.append, lambda: False)
+    return Finished(outcome.returncode, events, log.read_text(errors="replace"))
 
 
 class Listener(Channel):

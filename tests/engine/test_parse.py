@@ -7,10 +7,19 @@ from pathlib import Path
 import pytest
 
 from datasets_app.engine import chunks, elements
-from finetune_site.lib.process import Engine, Limits
+from datasets_app.jobs import ENGINE, PRELOADS
+from finetune_site.lib.kernel import Limits
+from finetune_site.lib.process import Engine
 
 SAMPLES = Path("datasets_app/samples")
 LIMITS = Limits(memory_bytes=6 * 2**30, cpu_seconds=300, file_bytes=200 * 2**20, wall_seconds=900, open_files=512)
+
+
+def engine_on(spec, limits=LIMITS):
+    """The parser as a runner starts it."""
+    return Engine(
+        ENGINE, ["parse", str(spec)], log_path=spec.with_name("log"), limits=limits, preload=PRELOADS["parse"]
+    )
 
 
 def parse(tmp_path, path, **fields):
@@ -19,7 +28,7 @@ def parse(tmp_path, path, **fields):
     out.mkdir(exist_ok=True)
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps({"input_path": str(path), "filename": path.name, "out_dir": str(out), **fields}))
-    with Engine("datasets_app.engine", ["parse", str(spec)], log_path=tmp_path / "log", limits=LIMITS) as engine:
+    with engine_on(spec) as engine:
         return engine.run(lambda event: None, lambda: False), out
 
 
@@ -94,7 +103,7 @@ def test_what_was_read_before_a_kill_is_not_read_again(tmp_path):
     out.mkdir()
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps({"input_path": str(path), "filename": path.name, "out_dir": str(out)}))
-    with Engine("datasets_app.engine", ["parse", str(spec)], log_path=tmp_path / "log", limits=LIMITS) as engine:
+    with engine_on(spec) as engine:
         while (event := engine.next_event(300)) and event.get("done", 0) < 60:
             pass
     assert event, (tmp_path / "log").read_text()  # it was killed there, in the middle
@@ -194,7 +203,7 @@ def test_a_file_that_hangs_the_parser_is_ended_by_its_limits(tmp_path):
     spec.write_text(json.dumps({"input_path": str(path), "filename": "a.md", "out_dir": str(tmp_path / "out")}))
     (tmp_path / "out").mkdir()
     limits = Limits(memory_bytes=6 * 2**30, cpu_seconds=8, wall_seconds=30)
-    with Engine("datasets_app.engine", ["parse", str(spec)], log_path=tmp_path / "log", limits=limits) as engine:
+    with engine_on(spec, limits) as engine:
         outcome = engine.run(lambda event: None, lambda: False)
     assert outcome.timed_out or outcome.returncode < 0
 

@@ -7,12 +7,13 @@ lacks either is refused: 401 without a usable token, 403 without scope or role, 
 import json
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.core.cache import cache
+from django.core.cache import cache as shared_cache
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.utils import timezone
@@ -119,6 +120,7 @@ TABLE: dict[str, Row] = {
 }
 
 
+@cache
 def operations() -> dict[str, tuple[str, str]]:
     """Of each operation its method and address."""
     schema = api.get_openapi_schema(path_prefix="/api/v1/")
@@ -196,7 +198,7 @@ def test_who_may_and_with_which_token(name, ask, operator, project):
 
 @pytest.mark.django_db
 def test_whoever_tries_tokens_is_slowed_down_for_a_minute(viewer, monkeypatch):
-    cache.clear()
+    shared_cache.clear()
     now = 90.0
     monkeypatch.setattr("finetune_site.api.security.time", SimpleNamespace(time=lambda: now))
     tries = [Client().get("/api/v1/projects", headers={"Authorization": f"Bearer fts_{n}"}) for n in range(62)]
@@ -206,7 +208,7 @@ def test_whoever_tries_tokens_is_slowed_down_for_a_minute(viewer, monkeypatch):
     assert Client().get("/api/v1/projects", headers=right).status_code == 200
     now = 125.0
     assert Client().get("/api/v1/projects", headers={"Authorization": "Bearer fts_1"}).status_code == 401
-    cache.clear()
+    shared_cache.clear()
 
 
 @pytest.mark.django_db

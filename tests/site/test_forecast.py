@@ -12,7 +12,7 @@ from finetune_site.jobs import kinds, queue, services, slots
 from finetune_site.jobs.forecast import Turn, forecast
 from finetune_site.jobs.models import Job, JobEvent, JobState
 from finetune_site.jobs.runner import Runner
-from finetune_site.lib.process import start_time
+from finetune_site.lib.kernel import start_time
 from finetune_site.projects.models import Role
 from finetune_site.projects.services import create_project, set_role
 from tests.factories import make_user

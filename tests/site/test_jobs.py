@@ -18,7 +18,7 @@ from finetune_site.jobs.handle import EngineFailed, Handle, JobCancelled, JobInp
 from finetune_site.jobs.models import Job, JobEvent, JobState
 from finetune_site.jobs.queue import LeaseLost
 from finetune_site.jobs.runner import Runner
-from finetune_site.lib.process import start_time
+from finetune_site.lib.kernel import start_time
 from finetune_site.projects.models import AuditEntry
 from finetune_site.projects.services import delete_project
 from tests.factories import claim, run_job

@@ -20,7 +20,7 @@ from tests.engine.tiny import make_tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 UP = [sys.executable, "manage.py", "up"]
-KEPT = {"DATABASE_URL", "FINETUNE_SECRET_KEY", "DJANGO_ALLOW_ASYNC_UNSAFE"}
+KEPT = {"DATABASE_URL", "FINETUNE_SECRET_KEY", "FINETUNE_WARM_TRAINING", "DJANGO_ALLOW_ASYNC_UNSAFE"}
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from datasets_app.services import datasets
 from finetune_site.jobs import services as jobs
 from finetune_site.jobs.models import Job, JobEvent
 from finetune_site.jobs.queue import HOST
-from finetune_site.lib.process import start_time
+from finetune_site.lib.kernel import start_time
 from finetune_site.projects.services import delete_project
 from tests.engine.tiny import make_tiny_model
 from tests.factories import run_all

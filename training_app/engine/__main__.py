@@ -117,6 +117,8 @@ def _use_allocator(argv: list[str]) -> None:
     tensors do, by chance more or less, since a freed block rarely fits the next of its size. Nothing is given back to
     the system before the end: memory stays at its peak, and its pages are made ready once.
     """
+    if "training_app.engine" not in sys.orig_argv:
+        return  # forked from a process that has imported PyTorch: it cannot begin anew
     with contextlib.suppress(InputError):  # said by main
         if len(argv) != 1 or load_spec(argv[0]).get("task") != "train":
             return

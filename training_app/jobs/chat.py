@@ -9,7 +9,7 @@ from finetune_site.jobs.handle import Handle
 from finetune_site.jobs.kinds import job_kind
 from finetune_site.lib.channel import write_json
 from training_app import chatting, serving
-from training_app.jobs.runs import ENGINE, prepare_base, threads, work_folder
+from training_app.jobs.runs import ENGINE, preload, prepare_base, threads, work_folder
 from training_app.models import Run
 from training_app.services import artefacts
 
@@ -20,7 +20,7 @@ def chat(handle: Handle) -> None:
     folder = work_folder(handle)
     spec_path = folder / "chat.json"  # a base that is made ready on the way has a spec of its own there
     write_json(spec_path, {"task": "chat", "keep": settings.CHAT_MODELS, **threads()})
-    chatting.serve_runs(handle, partial(_prepare, handle), ENGINE, spec_path)
+    chatting.serve_runs(handle, partial(_prepare, handle), ENGINE, spec_path, preload())
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -23,6 +23,7 @@ from training_app.services import runs as services
 from training_app.serving import compare_base
 
 ENGINE = "training_app.engine"
+PRELOAD = f"{ENGINE}.preload"
 # What alone carries a model server's key into an engine.
 KEY_VARIABLE = "FINETUNE_LLM_API_KEY"
 TAKE_OVER_SECONDS = 1.0
@@ -223,7 +224,7 @@ def run_engine(
     path = folder / "spec.json"
     write_json(path, spec)
     on_event = on_event or (lambda event: None)
-    handle.run_engine(ENGINE, [str(path)], log_path=folder / "log.txt", on_event=on_event, env=env)
+    handle.run_engine(ENGINE, [str(path)], log_path=folder / "log.txt", on_event=on_event, env=env, preload=preload())
     return load_json((result or folder) / "result.json")
 
 
@@ -263,6 +264,11 @@ def work_folder(handle: Handle) -> Path:
     folder: Path = settings.DATA_DIR / "work" / f"job-{handle.job.pk}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def preload() -> str | None:
+    """What a process that forks engines imports, where operators want one."""
+    return PRELOAD if settings.WARM_TRAINING else None
 
 
 def threads() -> dict[str, int]:

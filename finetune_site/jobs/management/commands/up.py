@@ -21,8 +21,9 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from finetune_site.jobs import slots
+from finetune_site.lib.kernel import start_time
 from finetune_site.lib.postgres import Embedded, PostgresError
-from finetune_site.lib.process import end_with_parent, is_alive, start_time
+from finetune_site.lib.process import end_with_parent, is_alive
 
 _libc = ctypes.CDLL(None)
 _PR_SET_CHILD_SUBREAPER = 36
