@@ -39,8 +39,8 @@ def pytest_load_initial_conftests() -> Generator[None, None, None]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files of browser tests last: from the first of them on an event loop runs in this thread, and Django refuses to
-    run its own. Several processes take whole files in this order (`--no-loadscope-reorder`), so files that hold slow tests
-    come first: what one of them is left with at the end is short."""
+    run its own. Several processes take whole files in this order (`--no-loadscope-reorder`): files that hold slow tests
+    come first, so that what is left at the end is short."""
     browser_files = {item.path for item in items if _is_browser_test(item)}
     if mixed := {item.path.name for item in items if item.path in browser_files and not _is_browser_test(item)}:
         raise pytest.UsageError(f"Browser tests need a file of their own: {', '.join(sorted(mixed))} holds others too.")
