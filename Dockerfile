@@ -27,11 +27,12 @@ RUN set -eu; \
 
 FROM ${BASE}
 ARG VARIANT=cpu
-# What wheels load from the system: OpenMP (xllamacpp, bitsandbytes on a processor) and atomics (mimalloc). With CUDA,
+# What wheels load from the system: OpenMP (xllamacpp, bitsandbytes on a processor) and atomics (mimalloc); the program
+# that reads scans (more languages: tesseract-ocr-deu and so on). With CUDA,
 # Triton builds its launchers when they are first used and wants a C compiler. Versions are those of the base's release.
 # hadolint ignore=DL3008
 RUN set -eu; \
-    set -- util-linux libgomp1 libatomic1; \
+    set -- util-linux libgomp1 libatomic1 tesseract-ocr; \
     test "$VARIANT" = cpu || set -- "$@" gcc libc6-dev; \
     apt-get update; \
     apt-get install -y --no-install-recommends "$@"; \

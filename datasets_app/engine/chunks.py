@@ -1,4 +1,4 @@
-"""Chunks: passages of one section that fit a model's attention, with the place of each element in their text."""
+"""Chunks: passages of one section (or page) that fit a model, with the place of each element in their text."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from datasets_app.engine.elements import FOOTER, HEADER, TITLE, Element
+from datasets_app.engine.spec import Reading
 
 SEPARATOR = "\n\n"
 
@@ -24,25 +25,46 @@ class Chunk:
     spans: list[list[int]] = field(default_factory=list)
 
 
-def make(elements: Iterable[Element], max_chars: int) -> Iterator[Chunk]:
-    """Elements in order, a new chunk at each heading and where `max_chars` would be passed; no element is cut."""
+def make(elements: Iterable[Element], reading: Reading) -> Iterator[Chunk]:
+    """Elements in order, a new chunk at each heading (or page) and where its size would be passed; no element is cut.
+
+    What overlaps is the last whole elements of the chunk before, of the same section or page.
+    """
     pending: list[Element] = []
+    fresh = 0  # how many of them no chunk has yet
     index = 0
     for element in elements:
         if element.kind in {HEADER, FOOTER}:
             continue
-        begins_anew = element.section != (pending[-1].section if pending else element.section)
+        begins_anew = bool(pending) and _place(element, reading) != _place(pending[-1], reading)
         size = sum(len(member.text) + len(SEPARATOR) for member in pending)
-        if pending and (begins_anew or size + len(element.text) > max_chars):
-            if any(member.kind != TITLE for member in pending):
-                yield _chunk(index, pending)
+        if pending and (begins_anew or size + len(element.text) > reading.passage_size):
+            if fresh and any(member.kind != TITLE for member in pending):
+                yield _chunk(index, pending, reading)
                 index += 1
-                pending = []
+                pending = [] if begins_anew else _tail(pending, reading.overlap)
+                fresh = 0
             elif begins_anew:
                 pending = []  # a heading with nothing under it: its words live on in the section path
+                fresh = 0
         pending.append(element)
-    if any(member.kind != TITLE for member in pending):
-        yield _chunk(index, pending)
+        fresh += 1
+    if fresh and any(member.kind != TITLE for member in pending):
+        yield _chunk(index, pending, reading)
+
+
+def _place(element: Element, reading: Reading) -> object:
+    return element.page if reading.cut == "page" and element.page else element.section
+
+
+def _tail(members: list[Element], overlap: int) -> list[Element]:
+    """The last whole elements that together have at most so many characters."""
+    kept: list[Element] = []
+    for member in reversed(members):
+        if sum(len(other.text) for other in kept) + len(member.text) > overlap or member.kind == TITLE:
+            break
+        kept.insert(0, member)
+    return kept
 
 
 def write(chunks: Iterable[Chunk], path: Path) -> int:
@@ -60,7 +82,7 @@ def read(path: Path) -> list[Chunk]:
         return [Chunk(**json.loads(line)) for line in stream]
 
 
-def _chunk(index: int, members: list[Element]) -> Chunk:
+def _chunk(index: int, members: list[Element], reading: Reading) -> Chunk:
     text, spans = "", []
     for member in members:
         text += SEPARATOR if text else ""
@@ -68,5 +90,7 @@ def _chunk(index: int, members: list[Element]) -> Chunk:
         text += member.text
     pages = [member.page for member in members if member.page]
     section = members[-1].section
-    key = hashlib.sha256("\x1f".join(section).encode()).hexdigest()[:16] if section else ""
+    # What is kept together when examples are parted into training and testing: the section, or the page it was cut by.
+    path = [f"page {pages[0]}"] if reading.cut == "page" and pages else section
+    key = hashlib.sha256("\x1f".join(path).encode()).hexdigest()[:16] if path else ""
     return Chunk(index, text, min(pages, default=None), max(pages, default=None), section, key, spans)

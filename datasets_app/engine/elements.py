@@ -44,24 +44,49 @@ def is_noise(text: str) -> bool:
     return letters < 0.4 * len(text) or bool(re.fullmatch(r"[ivxlc\d\s./-]+", text) and len(text) < 6)
 
 
-def finish(raw: Iterable[Element], max_chars: int, table_chars: int) -> Iterator[Element]:
+@dataclass
+class Dropped:
+    """What `finish` left out or set aside, in pieces."""
+
+    noise: int = 0
+    running_heads: int = 0
+
+
+def finish(
+    raw: Iterable[Element], max_chars: int, table_chars: int, dropped: Dropped, *, keeps_running_heads: bool = False
+) -> Iterator[Element]:
     """Clean, drop noise, mark repeated lines as header or footer, split what is too long (tables between rows), number,
     and file each element under its headings."""
+    return numbered(
+        part
+        for element in _sifted(raw, dropped, keeps_running_heads=keeps_running_heads)
+        for part in _parts(element, max_chars, table_chars)
+    )
+
+
+def _sifted(raw: Iterable[Element], dropped: Dropped, *, keeps_running_heads: bool) -> Iterator[Element]:
     cleaned = [replace(element, text=clean(element.text)) for element in raw]
     repeated = _repeated(cleaned)
-    headings: list[tuple[int, str]] = []
-    index = 0
     for element in cleaned:
         if not element.text or (element.kind != TABLE and is_noise(element.text)):
+            dropped.noise += bool(element.text)
             continue
         if element.kind not in {HEADER, FOOTER, TABLE} and _shape(element.text) in repeated:
             element = replace(element, kind=HEADER)
+        if element.kind in {HEADER, FOOTER}:
+            dropped.running_heads += not keeps_running_heads
+            element = replace(element, kind=TEXT) if keeps_running_heads else element
+        yield element
+
+
+def numbered(elements: Iterable[Element]) -> Iterator[Element]:
+    """In their order, each under the headings before it."""
+    headings: list[tuple[int, str]] = []
+    for index, element in enumerate(elements):
         if element.kind == TITLE:
             depth = element.depth or 0
             headings = [entry for entry in headings if entry[0] < depth] + [(depth, element.text.replace("\n", " "))]
-        for part in _parts(element, max_chars, table_chars):
-            yield replace(part, index=index, section=[text for _, text in headings])
-            index += 1
+        yield replace(element, index=index, section=[text for _, text in headings])
 
 
 def write(elements: Iterable[Element], path: Path) -> None:

@@ -27,36 +27,37 @@ MARKDOWN = "text/markdown"
 RST = "text/x-rst"
 ORG = "text/x-org"
 TEXT = "text/plain"
+PNG = "image/png"
+JPEG = "image/jpeg"
+TIFF = "image/tiff"
 NAMES = {
     PDF: "PDF", DOCX: "Word document", PPTX: "PowerPoint presentation", XLSX: "Excel workbook",
     XLS: "Excel workbook (old format)", ODT: "OpenDocument text", EPUB: "EPUB book", RTF: "RTF document",
     EML: "e-mail", MSG: "Outlook message", HTML: "web page", XML: "XML", JSON: "JSON", JSON_LINES: "JSON Lines",
     CSV: "CSV table", TSV: "TSV table", MARKDOWN: "Markdown", RST: "reStructuredText", ORG: "Org text",
-    TEXT: "plain text",
+    TEXT: "plain text", PNG: "PNG picture", JPEG: "JPEG picture", TIFF: "TIFF picture",
 }  # fmt: skip
 # What stands for a page where it is not called so.
 PAGE_WORDS = {PPTX: "slide", XLSX: "sheet", XLS: "sheet"}
+PICTURES = {PNG, JPEG, TIFF}
 # Members of an archive are counted and weighed before anything unpacks them.
 ARCHIVES = {DOCX, PPTX, XLSX, ODT, EPUB}
 TEXTS = {HTML, XML, JSON, JSON_LINES, CSV, TSV, MARKDOWN, RST, ORG, TEXT, RTF}
 ACCEPTED = (
     "PDF, Word (DOCX), PowerPoint (PPTX), Excel (XLSX, XLS), OpenDocument text, RTF, EPUB, HTML, e-mails (EML, MSG), "
-    "CSV, TSV, JSON, XML, Markdown, reStructuredText, Org or plain text"
+    "CSV, TSV, JSON, XML, Markdown, reStructuredText, Org, plain text, or scans as PNG, JPEG or TIFF"
 )
 
 _HEAD_BYTES = 65_536
 _FOREIGN = (
     (b"MZ", "a Windows program"),
     (b"\x7fELF", "a Linux program"),
-    (b"\x89PNG", "an image; scans are not read yet, so export the text as PDF"),
-    (b"\xff\xd8\xff", "an image; scans are not read yet, so export the text as PDF"),
-    (b"II*\x00", "an image; scans are not read yet, so export the text as PDF"),
-    (b"MM\x00*", "an image; scans are not read yet, so export the text as PDF"),
-    (b"GIF8", "an image"),
+    (b"GIF8", "a GIF; save it as PNG"),
     (b"\x1f\x8b", "a gzip archive; unpack it first"),
     (b"7z\xbc\xaf", "a 7-Zip archive; unpack it first"),
     (b"Rar!", "a RAR archive; unpack it first"),
 )
+_PICTURES = ((b"\x89PNG", PNG), (b"\xff\xd8\xff", JPEG), (b"II*\x00", TIFF), (b"MM\x00*", TIFF))
 # Of files that are text, only the name tells what kind of text they mean to be.
 _SUFFIXES = {
     ".md": MARKDOWN, ".markdown": MARKDOWN, ".rst": RST, ".rest": RST, ".org": ORG, ".csv": CSV, ".tsv": TSV,
@@ -96,6 +97,9 @@ def sniff(path: Path, filename: str) -> str:
         return _compound_type(path, filename)
     if head.startswith(b"{\\rtf"):
         return RTF
+    for magic, kind in _PICTURES:
+        if head.startswith(magic):
+            return kind
     for magic, what in _FOREIGN:
         if head.startswith(magic):
             raise InputError(f"“{filename}” is {what}. Documents may be {ACCEPTED}.")

@@ -1,14 +1,15 @@
 """Parse one uploaded file: what is it, is it sane, its elements, its chunks. The caller limits memory and time."""
 
 import importlib.metadata
+import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from datasets_app.engine import chunks, elements, media_type, readers, slim
+from datasets_app.engine import chunks, elements, health, media_type, readers, slim
 from datasets_app.engine.elements import Element
-from datasets_app.engine.spec import ParseSpec
+from datasets_app.engine.spec import ParseSpec, Reading
 from finetune_site.lib.channel import Channel, InputError
 
 
@@ -16,35 +17,49 @@ def run(spec: ParseSpec, link: Channel) -> dict[str, Any]:
     """Write `elements.jsonl` and `chunks.jsonl`; `InputError` says why a file cannot be used."""
     path, out = Path(spec.input_path), Path(spec.out_dir)
     out.mkdir(parents=True, exist_ok=True)
+    reading = Reading(**spec.reading)
     kind = media_type.sniff(path, spec.filename)
-    pages = readers.check(kind, path, spec)
+    pages = readers.check(kind, path, spec, reading)
     link.emit("started", media_type=kind, pages=pages)
     warnings = [text for text in [slim.prepare()] if text]
     os.chdir(out)  # what the parsers write on the way stays here
-    raw = readers.Readers(spec, link, warnings).read(kind, path, pages)
-    found = list(elements.finish(_within(raw, spec), spec.max_element_chars, spec.chunk_max_chars))
+    reader = readers.Readers(spec, reading, link, warnings)
+    dropped = elements.Dropped()
+    found = list(
+        elements.finish(
+            _within(reader.read(kind, path, pages), reading, spec),
+            spec.max_element_chars,
+            reading.passage_size,
+            dropped,
+            keeps_running_heads=reading.keeps_running_heads,
+        )
+    )
     characters = sum(len(element.text) for element in found)
     if not any(element.kind not in {elements.HEADER, elements.FOOTER} for element in found):
-        raise InputError("No text was found in the file. If it is a scan or a picture, run text recognition first.")
+        raise InputError("No text was found in the file. If it is a scan, choose text recognition and parse it again.")
     elements.write(found, out / "elements.jsonl")
-    count = chunks.write(chunks.make(found, spec.chunk_max_chars), out / "chunks.jsonl")
+    count = chunks.write(chunks.make(found, reading), out / "chunks.jsonl")
     for text in warnings:
         link.emit("warning", message=text)
+    pages = pages or max((element.page or 0 for element in found), default=0)
     return {
         "media_type": kind,
         "parser": f"unstructured {importlib.metadata.version('unstructured')}",
-        "pages": pages or max((element.page or 0 for element in found), default=0),
+        "pages": pages,
         "elements": len(found),
         "chunks": count,
         "characters": characters,
         "warnings": warnings,
+        "health": health.describe(found, reading.pages(pages) if pages else range(0), dropped, reader.recognised),
     }
 
 
-def _within(raw: Iterable[Element], spec: ParseSpec) -> Iterator[Element]:
-    """Pass elements on until there are too many of them or of their characters."""
+def _within(raw: Iterable[Element], reading: Reading, spec: ParseSpec) -> Iterator[Element]:
+    """Pass the elements of the chosen pages on until there are too many of them or of their characters."""
     characters = 0
-    for count, element in enumerate(raw, start=1):
+    last = reading.last_page or math.inf
+    chosen = (element for element in raw if not element.page or reading.first_page <= element.page <= last)
+    for count, element in enumerate(chosen, start=1):
         characters += len(element.text)
         if count > spec.max_elements or characters > spec.max_characters:
             raise InputError(

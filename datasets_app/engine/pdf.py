@@ -1,4 +1,5 @@
-"""PDF: Unstructured for the elements, pypdfium2 for what it does not see (fonts, a probe), pdfplumber for ruled tables.
+"""PDF: Unstructured for the elements, pypdfium2 for what it does not see (fonts, a probe), pdfplumber for ruled tables,
+tesseract for pages that are pictures.
 
 Unstructured's automatic choice is never used: one page full of graphics made it drop the text of a whole document, and
 its fast path returns nothing, without a word, for scans, encrypted and damaged files. The probe finds those first.
@@ -12,23 +13,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datasets_app.engine import tables
+from datasets_app.engine import ocr, tables
 from datasets_app.engine.elements import OTHER, TABLE, TEXT, TITLE, Element
 from datasets_app.engine.partition import to_elements
+from datasets_app.engine.spec import Reading
 from finetune_site.lib.channel import Channel, InputError, load_json, write_json
 
 PAGES_AT_ONCE = 20
 MIN_CHARACTERS_PER_PAGE = 20
 TITLE_MAX_CHARACTERS = 140
 
-
 Box = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class Probe:
-    pages: int
-    characters: int
 
 
 @dataclass(frozen=True)
@@ -40,8 +35,8 @@ class Table:
     rows: list[list[str]]
 
 
-def probe(path: Path, max_pages: int) -> Probe:
-    """Open the file and count; `InputError` says what is wrong with one that cannot be read as text."""
+def probe(path: Path, max_pages: int, reading: Reading) -> int:
+    """Open the file and count its pages; `InputError` says what is wrong with one that cannot be read as is asked."""
     import pypdfium2
 
     try:
@@ -57,45 +52,109 @@ def probe(path: Path, max_pages: int) -> Probe:
     pages = len(document)
     if not pages:
         raise InputError("The PDF has no page.")
-    if pages > max_pages:
-        raise InputError(f"The PDF has {pages} pages; at most {max_pages} are read. Split it into parts.")
-    characters = sum(document[number].get_textpage().count_chars() for number in range(pages))
-    if characters < MIN_CHARACTERS_PER_PAGE * pages / 4:
-        raise InputError(
-            f"The PDF has {pages} pages but hardly any text ({characters} characters): it is probably a scan. "
-            "Run text recognition over it first (OCR) and upload the result."
-        )
-    return Probe(pages, characters)
+    chosen = reading.pages(pages)
+    if len(chosen) > max_pages:
+        raise InputError(f"The PDF has {len(chosen)} pages; at most {max_pages} are read. Split it into parts.")
+    if reading.strategy == "ocr":
+        ocr.check(reading.languages)
+        return pages
+    characters = sum(document[number - 1].get_textpage().count_chars() for number in chosen)
+    if characters < MIN_CHARACTERS_PER_PAGE * len(chosen) / 4:
+        told = f"The PDF has {len(chosen)} pages but hardly any text ({characters} characters): it is probably a scan. "
+        if reading.strategy == "text":
+            raise InputError(told + "Choose text recognition for it, and parse it again.")
+        try:
+            ocr.check(reading.languages)
+        except InputError as error:
+            raise InputError(told + str(error)) from error
+    return pages
 
 
-def read(path: Path, pages: int, link: Channel, warnings: list[str]) -> Iterator[Element]:
+def read(
+    path: Path, pages: int, reading: Reading, link: Channel, warnings: list[str], report: ocr.Report
+) -> Iterator[Element]:
     """Elements page range by page range, so that memory stays bounded and progress is real. Each range is kept in the
     folder of the results as soon as it is read: another attempt goes on where this one was ended."""
+    chosen = reading.pages(pages)
+    scanned = _scanned(path, chosen, reading, warnings)
+    fonts = Fonts(path) if len(scanned) < len(chosen) else None
+    plain = 0
+    for first in range(chosen.start, chosen.stop, PAGES_AT_ONCE):
+        link.check()
+        numbers = range(first, min(first + PAGES_AT_ONCE, chosen.stop))
+        kept = Path.cwd() / f"{path.name[:40]}-pages-{first}.json"
+        if kept.exists():
+            told = load_json(kept)
+            found, is_plain = [Element(**fields) for fields in told["elements"]], told["is_plain"]
+            seen = ocr.Report(**told["recognised"])
+        else:
+            seen = ocr.Report()
+            found, is_plain = _printed(path, numbers, fonts, reading) if fonts else ([], False)
+            found = [element for element in found if element.page not in scanned]
+            for number in sorted(scanned & set(numbers)):
+                link.check()
+                found += ocr.read_picture(_drawn(path, number), number, reading.languages, seen)
+                link.emit("progress", done=number - chosen.start + 1, total=len(chosen), unit="pages")
+            found.sort(key=lambda element: element.page or 0)
+            rows = [asdict(element) for element in found]
+            write_json(kept, {"is_plain": is_plain, "elements": rows, "recognised": asdict(seen)})
+        plain += is_plain
+        report.add(seen)
+        yield from found
+        link.emit("progress", done=numbers.stop - chosen.start, total=len(chosen), unit="pages")
+    if plain:
+        warnings.append("Some pages could only be read as plain text; headings and lists on them are not told apart.")
+
+
+def _scanned(path: Path, chosen: range, reading: Reading, warnings: list[str]) -> set[int]:
+    """The pages that are pictures, as far as they can be read; a warning names those that cannot."""
+    import pypdfium2
+    import pypdfium2.raw as raw
+
+    if reading.strategy != "auto":
+        return set(chosen) if reading.strategy == "ocr" else set()
+    document = pypdfium2.PdfDocument(path)
+    found = set()
+    for number in chosen:
+        page = document[number - 1]
+        if page.get_textpage().count_chars() < MIN_CHARACTERS_PER_PAGE and any(
+            page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE], max_depth=3)
+        ):
+            found.add(number)
+    if found:
+        try:
+            ocr.check(reading.languages)
+        except InputError as error:
+            some = ", ".join(map(str, sorted(found)[:20]))
+            warnings.append(f"Pages that are pictures were not read: {some}{'…' if len(found) > 20 else ''}. {error}")
+            return set()
+    return found
+
+
+def _printed(path: Path, numbers: range, fonts: "Fonts", reading: Reading) -> tuple[list[Element], bool]:
+    """What stands as text on some pages, and whether it could only be read as plain text."""
     import unstructured.partition.pdf as partitioner
     import unstructured.partition.utils.constants  # noqa: F401  the module is complete before it is patched
 
     partitioner.is_pdf_too_complex = lambda *_, **__: False
     logging.getLogger("pdfminer").setLevel(logging.ERROR)
-    fonts = Fonts(path)
-    plain = 0
-    for first in range(0, pages, PAGES_AT_ONCE):
-        link.check()
-        last = min(first + PAGES_AT_ONCE, pages)
-        kept = Path.cwd() / f"{path.name[:40]}-pages-{first}.json"
-        if kept.exists():
-            told = load_json(kept)
-            found, is_plain = [Element(**fields) for fields in told["elements"]], told["is_plain"]
-        else:
-            part = _extract(path, first, last)
-            pieces, is_plain = _partition(partitioner, part, first)
-            found = list(_merge(fonts.correct(pieces), _ruled_tables(part, first)))
-            part.unlink()
-            write_json(kept, {"is_plain": is_plain, "elements": [asdict(element) for element in found]})
-        plain += is_plain
-        yield from found
-        link.emit("progress", done=last, total=pages, unit="pages")
-    if plain:
-        warnings.append("Some pages could only be read as plain text; headings and lists on them are not told apart.")
+    first = numbers.start - 1
+    part = _extract(path, first, numbers.stop - 1)
+    pieces, is_plain = _partition(partitioner, part, first)
+    tables_found = _ruled_tables(part, first) if reading.finds_tables else {}
+    found = list(_merge(fonts.correct(pieces), tables_found))
+    part.unlink()
+    return found, is_plain
+
+
+def _drawn(path: Path, number: int) -> Any:
+    """A page as a picture for recognition, within its limit of points."""
+    import pypdfium2
+
+    page = pypdfium2.PdfDocument(path)[number - 1]
+    width, height = page.get_size()
+    scale = min(ocr.DPI / 72, (ocr.MAX_PIXELS / max(width * height, 1)) ** 0.5)
+    return page.render(scale=scale, grayscale=True).to_pil()
 
 
 def _extract(path: Path, first: int, last: int) -> Path:
@@ -116,10 +175,11 @@ def _partition(partitioner: Any, part: Path, first: int) -> tuple[list[tuple[Ele
     except Exception as error:  # its parsers raise whatever a broken page makes them raise
         logging.getLogger(__name__).warning("unstructured: %s: %s", type(error).__name__, error)
         found = []
-    elements = [
-        (replace(element, page=(element.page or 1) + first, box=_place(piece)), _box(piece))
-        for element, piece in zip(to_elements(found), found, strict=True)
-    ]
+    elements = []
+    for element, piece in zip(to_elements(found), found, strict=True):
+        box, system = _box(piece), piece.metadata.coordinates and piece.metadata.coordinates.system
+        place = _shares(box, (0, 0, system.width, system.height)) if box and system else None
+        elements.append((replace(element, page=(element.page or 1) + first, box=place), box))
     if elements:
         return elements, False
     return [(element, None) for element in _plain(part, first)], True
@@ -141,12 +201,6 @@ def _box(element: Any) -> Box | None:
         return None
     xs, ys = zip(*coordinates.points, strict=True)
     return min(xs), min(ys), max(xs), max(ys)
-
-
-def _place(element: Any) -> list[float] | None:
-    """Its box as shares of the page."""
-    box, system = _box(element), element.metadata.coordinates and element.metadata.coordinates.system
-    return _shares(box, (0, 0, system.width, system.height)) if box and system else None
 
 
 def _shares(box: Box, page: Box) -> list[float] | None:

@@ -5,9 +5,9 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets_app.engine import mail, media_type, partition, pdf, sheets, structured
+from datasets_app.engine import mail, media_type, ocr, partition, pdf, pictures, sheets, structured
 from datasets_app.engine.elements import Element
-from datasets_app.engine.spec import ParseSpec
+from datasets_app.engine.spec import ParseSpec, Reading
 from finetune_site.lib.channel import Cancelled, Channel, InputError
 
 logger = logging.getLogger(__name__)
@@ -15,11 +15,12 @@ MAX_NESTED = 3  # an e-mail within an e-mail within an e-mail
 
 
 class Readers:
-    """Reads one file, and what is packed in it. Warnings are added to as it goes."""
+    """Reads one file, and what is packed in it. Warnings and the report of recognition are added to as it goes."""
 
-    def __init__(self, spec: ParseSpec, link: Channel, warnings: list[str]) -> None:
-        self._spec, self._link, self._warnings = spec, link, warnings
+    def __init__(self, spec: ParseSpec, reading: Reading, link: Channel, warnings: list[str]) -> None:
+        self._spec, self._reading, self._link, self._warnings = spec, reading, link, warnings
         self._nested = 0
+        self.recognised = ocr.Report()
 
     def read(self, kind: str, path: Path, pages: int) -> Iterator[Element]:
         """Its elements, after `check`, which told its pages. `InputError` says why there are none, whatever its parser
@@ -38,7 +39,9 @@ class Readers:
     def _read(self, kind: str, path: Path, pages: int) -> Iterator[Element]:
         match kind:
             case media_type.PDF:
-                return pdf.read(path, pages, self._link, self._warnings)
+                return pdf.read(path, pages, self._reading, self._link, self._warnings, self.recognised)
+            case media_type.PNG | media_type.JPEG | media_type.TIFF:
+                return pictures.read(path, self._reading, pages, self._link, self.recognised)
             case media_type.XLSX:
                 return sheets.read_xlsx(path, self._warnings)
             case media_type.EML:
@@ -55,7 +58,7 @@ class Readers:
         self._nested += 1
         try:
             kind = media_type.sniff(path, name)
-            yield from self.read(kind, path, check(kind, path, self._spec))
+            yield from self.read(kind, path, check(kind, path, self._spec, self._reading))
         except InputError as error:
             self._warnings.append(f"The attachment “{name}” was left out. {error}")
         finally:
@@ -82,10 +85,12 @@ _SIMPLE = {
 }
 
 
-def check(kind: str, path: Path, spec: ParseSpec) -> int:
+def check(kind: str, path: Path, spec: ParseSpec, reading: Reading) -> int:
     """Refuse what would cost too much before it costs; returns the number of pages, 0 where nobody knows before."""
     if kind == media_type.PDF:
-        return pdf.probe(path, spec.max_pages).pages
+        return pdf.probe(path, spec.max_pages, reading)
+    if kind in media_type.PICTURES:
+        return pictures.count(path, reading)
     if kind in media_type.ARCHIVES:
         _check_archive(spec, path)
     elif kind in media_type.TEXTS and path.stat().st_size > 4 * spec.max_characters:

@@ -1,20 +1,61 @@
 """The whole input of each engine task: frozen dataclasses that check themselves. Standard library only."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_site.lib.channel import InputError
 
 GENERATORS = ("extractive", "verbatim", "llm")
+STRATEGIES = ("auto", "text", "ocr")
+CUTS = ("section", "page")
+MIN_PASSAGE, MAX_PASSAGE = 200, 20_000
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file is read and cut into passages: what people choose. `last_page` 0 is the end; `languages` as tesseract
+    names them; `passage_size` in characters; `overlap`: so many characters of whole pieces begin the next passage."""
+
+    strategy: str = "auto"
+    languages: tuple[str, ...] = ("eng",)
+    first_page: int = 1
+    last_page: int = 0
+    keeps_running_heads: bool = False
+    finds_tables: bool = True
+    cut: str = "section"
+    passage_size: int = 1800
+    overlap: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "languages", tuple(self.languages))
+        if self.strategy not in STRATEGIES or self.cut not in CUTS:
+            raise InputError(f"Read by one of {', '.join(STRATEGIES)}, and cut by {' or '.join(CUTS)}.")
+        if not self.languages or not all(re.fullmatch(r"[A-Za-z_]{2,20}", name) for name in self.languages):
+            raise InputError("Name at least one language for text recognition, as tesseract does: eng, deu, fra.")
+        if self.first_page < 1 or (self.last_page and self.last_page < self.first_page):
+            raise InputError("The first page must be 1 or more, and the last one not before it.")
+        if not MIN_PASSAGE <= self.passage_size <= MAX_PASSAGE:
+            raise InputError(f"A passage must take between {MIN_PASSAGE} and {MAX_PASSAGE:,} characters.")
+        if not 0 <= self.overlap <= self.passage_size // 2:
+            raise InputError("Passages may overlap by at most half their size.")
+
+    def pages(self, count: int) -> range:
+        """The pages to read of so many, from 1; `InputError` when there is none."""
+        if self.first_page > count:
+            raise InputError(f"The file has {count} pages; page {self.first_page} is not among them.")
+        return range(self.first_page, min(self.last_page or count, count) + 1)
 
 
 @dataclass(frozen=True)
 class ParseSpec:
-    """Parse one file into elements and chunks in `out_dir`, within limits that keep a hostile file small."""
+    """Parse one file into elements and chunks in `out_dir`, within limits that keep a hostile file small. `reading`:
+    the fields of `Reading`."""
 
     input_path: str
     filename: str
     out_dir: str
+    reading: dict[str, Any] = field(default_factory=dict)
     max_pages: int = 2000
     max_elements: int = 60_000
     max_element_chars: int = 20_000
@@ -22,12 +63,11 @@ class ParseSpec:
     max_uncompressed_bytes: int = 300_000_000
     max_archive_ratio: int = 200
     max_archive_members: int = 5000
-    chunk_max_chars: int = 1800
 
 
 @dataclass(frozen=True)
 class PageSpec:
-    """Draw one page of a PDF, from 1, as a PNG of so many pixels' width into `out_path`."""
+    """Draw one page of a PDF or picture, from 1, as a PNG of so many pixels' width into `out_path`."""
 
     input_path: str
     page: int

@@ -9,6 +9,7 @@ import pytest
 from datasets_app.engine import extractive, seal
 from datasets_app.engine.chunks import make
 from datasets_app.engine.elements import Element
+from datasets_app.engine.spec import Reading
 from tests.engine.engine_process import run_engine
 
 VALUES = [
@@ -23,7 +24,7 @@ def version(path):
     cells = "".join(f"<tr><td>{label}</td><td>{value}</td></tr>" for label, value in VALUES)
     text = "\n".join(f"{label} | {value}" for label, value in VALUES)
     element = Element(0, "table", text, 1, None, SECTION, f"<table>{cells}</table>")
-    [chunk] = make([element], 2000)
+    [chunk] = make([element], Reading(passage_size=2000))
     made = list(extractive.rows_of(chunk, [element], "manual", 6, Counter()))
     rows = [
         {**row, "example_id": number, "text_id": number, "kind": "chat", "document": "manual", "section_key": "s"}
