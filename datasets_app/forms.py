@@ -1,5 +1,6 @@
 """What people type about documents, datasets and examples."""
 
+import re
 from typing import Any
 
 from django import forms
@@ -8,8 +9,10 @@ from datasets_app.engine.formats import FORMATS
 from datasets_app.engine.labelling import LAYOUTS, TURNS
 from datasets_app.engine.mapping import guess
 from datasets_app.engine.media_type import NAMES
+from datasets_app.engine.spec import MAX_PASSAGE, MIN_PASSAGE, Reading
 from datasets_app.labelstudio import token_problem
-from datasets_app.models import Dataset, Document, LabelStudioImport, LabelStudioServer, ModelServer, State
+from datasets_app.models import Dataset, Document, Element, LabelStudioImport, LabelStudioServer, ModelServer, State
+from finetune_site.lib.channel import InputError
 from finetune_site.projects.forms import StyledMixin, style
 from finetune_site.projects.models import Project
 
@@ -23,6 +26,97 @@ class DocumentFilterForm(StyledMixin, forms.Form):
         required=False,
         choices=[("", "any"), ("read", "read"), ("waiting", "being read"), ("unread", "could not be read")],
     )
+
+
+class ReadingForm(StyledMixin, forms.Form):
+    """How a document is read and cut. `reading` is what it says, once it is valid."""
+
+    strategy = forms.ChoiceField(
+        label="Where its text comes from",
+        choices=[
+            ("auto", "from the file; pages that are pictures by text recognition"),
+            ("text", "from the file alone"),
+            ("ocr", "by text recognition alone, also where the file holds text"),
+        ],
+        help_text="Choose recognition alone where a PDF's own text is garbled.",
+    )
+    languages = forms.CharField(
+        max_length=100,
+        label="Languages for text recognition",
+        help_text="As tesseract names them, for example eng, or deu, eng. Each has to be installed.",
+    )
+    first_page = forms.IntegerField(min_value=1, label="From page")
+    last_page = forms.IntegerField(min_value=0, label="To page", help_text="0: to the end.")
+    finds_tables = forms.BooleanField(required=False, label="Find tables in PDFs")
+    keeps_running_heads = forms.BooleanField(
+        required=False,
+        label="Keep running heads and feet as text",
+        help_text="Lines that stand on many pages, and page numbers, are set aside otherwise.",
+    )
+    cut = forms.ChoiceField(
+        label="Passages",
+        choices=[("section", "by headings"), ("page", "by pages")],
+        help_text="A passage never crosses a heading, or a page. Examples of one section (or page) are never parted "
+        "into training and testing.",
+    )
+    passage_size = forms.IntegerField(
+        min_value=MIN_PASSAGE,
+        max_value=MAX_PASSAGE,
+        label="Characters in a passage",
+        help_text="About four make a token of English. A paragraph or table that is longer stays whole.",
+    )
+    overlap = forms.IntegerField(
+        min_value=0, label="Characters that overlap", help_text="Whole paragraphs that begin the next passage again."
+    )
+    is_default = forms.BooleanField(required=False, label="Read new documents of this project like this too")
+
+    @staticmethod
+    def initial_of(reading: Reading) -> dict[str, Any]:
+        return {**vars(reading), "languages": ", ".join(reading.languages)}
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or {}
+        if not self.errors:
+            fields = {name: value for name, value in cleaned.items() if name != "is_default"}
+            fields["languages"] = tuple(part for part in re.split(r"[\s,+]+", fields["languages"]) if part)
+            try:
+                self.reading = Reading(**fields)
+            except InputError as error:
+                raise forms.ValidationError(str(error)) from error
+        return cleaned
+
+
+class ElementForm(StyledMixin, forms.Form):
+    """One piece of a document as it should stand."""
+
+    text = forms.CharField(
+        max_length=20_000,
+        widget=forms.Textarea(attrs={"rows": 6}),
+        help_text="Of a table: a row a line, its cells parted by |.",
+    )
+    kind = forms.ChoiceField(
+        choices=[
+            ("title", "heading"),
+            ("text", "text"),
+            ("list_item", "item of a list"),
+            ("table", "table"),
+            ("code", "code"),
+            ("caption", "caption"),
+            ("header", "running head (in no passage)"),
+            ("footer", "running foot (in no passage)"),
+        ]
+    )
+    depth = forms.TypedChoiceField(
+        coerce=int,
+        empty_value=None,
+        required=False,
+        label="Depth of the heading",
+        choices=[("", "as it was"), (0, "1, the highest"), *((depth, str(depth + 1)) for depth in range(1, 6))],
+    )
+
+    @staticmethod
+    def initial_of(element: Element) -> dict[str, Any]:
+        return {"text": element.text, "kind": element.kind, "depth": element.depth}
 
 
 class DatasetForm(StyledMixin, forms.ModelForm):

@@ -6,22 +6,19 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.utils import timezone
 
-from datasets_app.engine import chunks as engine_chunks
-from datasets_app.engine import elements as engine_elements
 from datasets_app.engine import formats, mapping
 from datasets_app.engine.labelling import LAYOUTS
 from datasets_app.labelstudio import Client, LabelStudioError, RemoteProject, RemoteTask, Trouble
 from datasets_app.models import (
-    Chunk,
     DatasetVersion,
     Document,
-    Element,
     Generation,
     GenerationOutcome,
     ImportBatch,
@@ -32,7 +29,7 @@ from datasets_app.models import (
 )
 from datasets_app.pulling import pull
 from datasets_app.sending import Paused, is_ours, send, tell_decided
-from datasets_app.services import intake, sealing
+from datasets_app.services import intake, readings, sealing
 from datasets_app.services import labelstudio as services
 from datasets_app.services.datasets import one_alone
 from finetune_site import bucket
@@ -61,6 +58,7 @@ def parse(handle: Handle) -> None:
         "input_path": str(bucket.fetch(document.path, document.sha256)),
         "filename": document.name,
         "out_dir": str(folder),
+        "reading": document.reading,
     }
     limits = Limits(
         memory_bytes=settings.PARSE_MEMORY_BYTES,
@@ -76,8 +74,15 @@ def parse(handle: Handle) -> None:
 
     _run(handle, "parse", spec, folder, on_event, limits)
     result = json.loads((folder / "result.json").read_text())
-    handle.write(lambda: _store_parsed(document, folder, result))
+    handle.write(lambda: readings.store(document, folder, result))
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@job_kind("datasets.cut", title="Cut into passages", max_attempts=3)
+def cut(handle: Handle) -> None:
+    """Cut a document that people corrected into passages again."""
+    for document in Document.objects.filter(job=handle.job):  # none: a later job does it
+        handle.write(partial(readings.recut, document))
 
 
 @job_kind("datasets.generate", title="Generate examples", max_attempts=3)
@@ -295,28 +300,11 @@ def _folder(handle: Handle) -> Path:
     return folder
 
 
-def _store_parsed(document: Document, folder: Path, result: dict[str, Any]) -> None:
-    document.elements.all().delete()
-    document.chunks.all().delete()
-    elements = engine_elements.read(folder / "elements.jsonl")
-    Element.objects.bulk_create((Element(document=document, **vars(entry)) for entry in elements), batch_size=1000)
-    chunks = engine_chunks.read(folder / "chunks.jsonl")
-    Chunk.objects.bulk_create((Chunk(document=document, **vars(entry)) for entry in chunks), batch_size=1000)
-    Document.objects.filter(pk=document.pk).update(
-        parsed_at=timezone.now(),
-        parser=result["parser"],
-        pages=result["pages"],
-        characters=result["characters"],
-        warnings=result["warnings"],
-    )
-    intake.find_chunks_again(document)
-
-
 def _write_source(document: Document, folder: Path) -> dict[str, Any]:
     """The parsed document as the files that the generator reads."""
     paths = {name: folder / f"{name}-{document.pk}.jsonl" for name in ("elements", "chunks")}
     fields = {
-        "elements": ("index", "kind", "text", "page", "depth", "section", "html"),
+        "elements": ("index", "kind", "text", "page", "depth", "section", "html", "is_left_out"),
         "chunks": ("index", "text", "page_start", "page_end", "section", "section_key", "spans"),
     }
     for name, path in paths.items():

@@ -1,6 +1,6 @@
 from django.urls import path, re_path
 
-from datasets_app.views import datasets, documents, labelstudio, labelstudio_import, review
+from datasets_app.views import corrections, datasets, documents, labelstudio, labelstudio_import, readings, review
 
 urlpatterns = [
     path("projects/<int:project>/documents/", documents.document_list, name="document_list"),
@@ -10,6 +10,20 @@ urlpatterns = [
     path("documents/<int:pk>/pages/<int:number>.png", documents.document_picture, name="document_picture"),
     path("documents/<int:pk>/passages", documents.document_chunks, name="document_chunks"),
     path("documents/<int:pk>/parse", documents.document_parse, name="document_parse"),
+    path("documents/<int:pk>/reading", readings.document_reading, name="document_reading"),
+    path("documents/<int:pk>/readings", readings.document_compare, name="document_compare"),
+    path("documents/<int:pk>/pieces/<int:index>/", corrections.element, name="element"),
+    re_path(
+        r"^documents/(?P<pk>\d{1,18})/pieces/(?P<index>\d{1,9})/(?P<act>correct|leave-out|take-in|restore)$",
+        corrections.element_act,
+        name="element_act",
+    ),
+    re_path(
+        r"^documents/(?P<pk>\d{1,18})/pages/(?P<number>\d{1,9})/(?P<act>leave-out|take-in)$",
+        corrections.page_act,
+        name="page_act",
+    ),
+    path("documents/<int:pk>/corrections/<int:key>/forget", corrections.correction_forget, name="correction_forget"),
     path("documents/<int:pk>/delete", documents.document_delete, name="document_delete"),
     path("projects/<int:project>/datasets/", datasets.dataset_list, name="dataset_list"),
     path("projects/<int:project>/datasets/new", datasets.dataset_create, name="dataset_create"),

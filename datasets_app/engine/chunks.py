@@ -34,7 +34,7 @@ def make(elements: Iterable[Element], reading: Reading) -> Iterator[Chunk]:
     fresh = 0  # how many of them no chunk has yet
     index = 0
     for element in elements:
-        if element.kind in {HEADER, FOOTER}:
+        if element.kind in {HEADER, FOOTER} or element.is_left_out:
             continue
         begins_anew = bool(pending) and _place(element, reading) != _place(pending[-1], reading)
         size = sum(len(member.text) + len(SEPARATOR) for member in pending)

@@ -18,7 +18,8 @@ _REPEATED_SHARE, _REPEATED_MIN = 0.2, 3
 @dataclass(frozen=True)
 class Element:
     """One piece of a document: `page` from 1 where the format has pages, `section` the headings it stands under, `box`
-    its place on the page: left, top, right and bottom as shares of the page's width and height."""
+    its place on the page: left, top, right and bottom as shares of the page's width and height. What a person left out
+    is in no passage and no heading path."""
 
     index: int
     kind: str
@@ -28,6 +29,7 @@ class Element:
     section: list[str] = field(default_factory=list)
     html: str | None = None
     box: list[float] | None = None
+    is_left_out: bool = False
 
 
 def clean(text: str) -> str:
@@ -83,7 +85,7 @@ def numbered(elements: Iterable[Element]) -> Iterator[Element]:
     """In their order, each under the headings before it."""
     headings: list[tuple[int, str]] = []
     for index, element in enumerate(elements):
-        if element.kind == TITLE:
+        if element.kind == TITLE and not element.is_left_out:
             depth = element.depth or 0
             headings = [entry for entry in headings if entry[0] < depth] + [(depth, element.text.replace("\n", " "))]
         yield replace(element, index=index, section=[text for _, text in headings])

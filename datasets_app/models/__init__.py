@@ -1,5 +1,5 @@
 from datasets_app.models.datasets import Dataset, DatasetVersion, VersionEntry
-from datasets_app.models.documents import Chunk, Document, Element
+from datasets_app.models.documents import Chunk, Correction, Document, Element, Parsing, ReadingDefault
 from datasets_app.models.examples import Decision, Example, ExampleText, State
 from datasets_app.models.generation import Generation, GenerationOutcome, ImportBatch, ModelServer
 from datasets_app.models.labelstudio import (
@@ -16,6 +16,7 @@ from datasets_app.models.tally import Counts, Tally
 __all__ = [
     "Chunk",
     "Conflict",
+    "Correction",
     "Counts",
     "Dataset",
     "DatasetVersion",
@@ -34,6 +35,8 @@ __all__ = [
     "LabelStudioServer",
     "LabelStudioTask",
     "ModelServer",
+    "Parsing",
+    "ReadingDefault",
     "State",
     "Tally",
     "VersionEntry",

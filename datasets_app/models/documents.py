@@ -10,7 +10,8 @@ from django.db import models
 from django.urls import reverse
 from django.utils import timezone
 
-from datasets_app.engine.media_type import NAMES, PAGE_WORDS, PDF
+from datasets_app.engine.media_type import NAMES, PAGE_WORDS, PDF, PICTURES
+from datasets_app.engine.spec import Reading
 from finetune_site.jobs.models import Job, JobState
 from finetune_site.projects.models import Project
 
@@ -55,6 +56,9 @@ class Document(models.Model):
     pages = models.PositiveIntegerField(default=0)
     characters = models.PositiveIntegerField(default=0)
     warnings = models.JSONField(default=list)
+    reading = models.JSONField(default=dict, help_text="How it is read, where that differs from the usual")
+    excluded_pages = models.JSONField(default=list)
+    health = models.JSONField(default=dict)
 
     objects = DocumentQuerySet.as_manager()
 
@@ -80,12 +84,27 @@ class Document(models.Model):
     @property
     def has_pictures(self) -> bool:
         """Whether its pages can be shown as they look."""
-        return self.media_type == PDF
+        return self.media_type == PDF or self.media_type in PICTURES
 
     @property
     def page_word(self) -> str:
         """What its pages are called."""
         return PAGE_WORDS.get(self.media_type, "page")
+
+    @property
+    def page_mark(self) -> str:
+        """The same, short, before a number."""
+        return PAGE_WORDS.get(self.media_type, "p.")
+
+    @property
+    def reading_settings(self) -> Reading:
+        """How it is read."""
+        return Reading(**self.reading)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is being read or cut."""
+        return bool(self.job and not self.job.is_finished)
 
     @property
     def path(self) -> Path:
@@ -105,6 +124,7 @@ class Element(models.Model):
     section = models.JSONField(default=list)
     html = models.TextField(null=True)  # noqa: DJ001  only tables have one; empty HTML would be a table without cells
     box = models.JSONField(null=True, help_text="Left, top, right and bottom as shares of its page")
+    is_left_out = models.BooleanField(default=False)
 
     class Meta:
         ordering = ["index"]
@@ -133,3 +153,62 @@ class Chunk(models.Model):
 
     def __str__(self) -> str:
         return f"passage {self.index + 1} of {self.document_id}"
+
+
+class Correction(models.Model):
+    """What a person changed in what was read. Its piece is named by what was read there, so that it is found again in
+    another reading; `element_index` is empty where it was not."""
+
+    document = models.ForeignKey(Document, models.CASCADE, related_name="corrections")
+    page = models.PositiveIntegerField(null=True)
+    text = models.TextField(help_text="As it was read")
+    kind = models.CharField(max_length=12, help_text="As it was read")
+    depth = models.PositiveSmallIntegerField(null=True)
+    html = models.TextField(null=True)  # noqa: DJ001  as an element's
+    occurrence = models.PositiveIntegerField(default=0)
+    box = models.JSONField(null=True)
+    element_index = models.PositiveIntegerField(null=True)
+    new_text = models.TextField(blank=True)
+    new_kind = models.CharField(max_length=12, blank=True)
+    new_depth = models.PositiveSmallIntegerField(null=True)
+    is_left_out = models.BooleanField(default=False)
+    by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
+    at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["page", "pk"]
+        constraints = [
+            models.UniqueConstraint(fields=["document", "element_index"], name="one_correction_per_element"),
+        ]
+
+    def __str__(self) -> str:
+        return f"correction of {self.text[:40]!r} in {self.document_id}"
+
+
+class Parsing(models.Model):
+    """One reading of a document, kept so that two can be compared: settings, figures, and pieces as they were read."""
+
+    document = models.ForeignKey(Document, models.CASCADE, related_name="parsings")
+    at = models.DateTimeField(default=timezone.now)
+    reading = models.JSONField(default=dict)
+    parser = models.CharField(max_length=80)
+    pages = models.PositiveIntegerField(default=0)
+    characters = models.PositiveIntegerField(default=0)
+    health = models.JSONField(default=dict)
+    packed = models.BinaryField(help_text="Its pieces as gzipped JSON Lines")
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"reading {self.pk} of {self.document_id}"
+
+
+class ReadingDefault(models.Model):
+    """How the documents of a project are read unless somebody chooses otherwise."""
+
+    project = models.OneToOneField(Project, models.CASCADE, related_name="reading_default")
+    reading = models.JSONField(default=dict)
+
+    def __str__(self) -> str:
+        return f"how {self.project} is read"

@@ -3,25 +3,30 @@
 import logging
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.urls import reverse
 
 from datasets_app.engine import media_type
-from datasets_app.models import Document
+from datasets_app.engine.spec import Reading
+from datasets_app.models import Document, ReadingDefault
 from datasets_app.services.storage import Arrival, TooLargeError, arriving, lock_content
 from finetune_site import bucket
 from finetune_site.bucket import BucketError
 from finetune_site.jobs import services as jobs
+from finetune_site.jobs.models import JobState
 from finetune_site.lib.channel import InputError
 from finetune_site.projects.models import Project
 from finetune_site.projects.quotas import QuotaError, disk_refusal, give_disk_back, take_disk
 from finetune_site.projects.services import audit
 
 logger = logging.getLogger(__name__)
+PARSE, CUT = "datasets.parse", "datasets.cut"
+CUTTING = ("cut", "passage_size", "overlap")  # what of a reading says how passages are cut
 
 
 class DocumentError(Exception):
@@ -49,13 +54,60 @@ def upload_document(*, actor: User, project: Project, name: str, blocks: Iterabl
 
 
 @transaction.atomic
-def parse_again(*, actor: User, document: Document) -> None:
-    """Parse a document anew; what was parsed before stays until the new result is there."""
+def parse_again(*, actor: User, document: Document, reading: Reading | None = None) -> None:
+    """Parse a document anew, with other settings where some are given; what was parsed before stays until the new
+    result is there, and people's corrections are made in it too."""
     locked = Document.objects.select_for_update().get(pk=document.pk)
-    if locked.job and not locked.job.is_finished:
-        raise DocumentError("The document is being parsed already.")
+    if locked.is_busy:
+        raise DocumentError("The document is being parsed already. Wait for it, or stop the job.")
+    before = locked.reading
+    if reading is not None:
+        locked.reading = chosen(reading)
+        locked.save(update_fields=["reading"])
     _enqueue(actor, locked)
-    audit(document.project, actor, "parsed again", document)
+    audit(document.project, actor, "parsed again", document, before=before, after=locked.reading)
+
+
+@transaction.atomic
+def cut_again(*, actor: User, document: Document, reading: Reading) -> None:
+    """Cut a document into other passages, without reading it anew."""
+    locked = Document.objects.select_for_update().get(pk=document.pk)
+    before = locked.reading
+    locked.reading = chosen(replace(locked.reading_settings, **{name: getattr(reading, name) for name in CUTTING}))
+    locked.save(update_fields=["reading"])
+    audit(locked.project, actor, "cut again", locked, before=before, after=locked.reading)
+    enqueue_cut(actor, locked)
+
+
+@transaction.atomic
+def set_reading_default(*, actor: User, project: Project, reading: Reading) -> None:
+    """How documents are read that are uploaded to the project from now on."""
+    default, _ = ReadingDefault.objects.select_for_update().get_or_create(project=project)
+    before, default.reading = default.reading, chosen(reading)
+    default.save()
+    audit(project, actor, "set how documents are read", project, before=before, after=default.reading)
+
+
+def chosen(reading: Reading) -> dict[str, Any]:
+    """What of it differs from the usual, as it is kept."""
+    usual = vars(Reading())
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(reading).items()
+        if value != usual[name]
+    }
+
+
+def enqueue_cut(actor: User, document: Document) -> None:
+    """Have a document cut into passages soon. A reading that is under way does it at its end, and a cut that waits does
+    it for all that changed before it."""
+    job = document.job
+    if job and (job.state == JobState.QUEUED or (job.kind == PARSE and not job.is_finished)):
+        return
+    document.job = jobs.enqueue(
+        project=document.project, owner=actor, kind=CUT, label=document.name, url=document.get_absolute_url()
+    )
+    document.save(update_fields=["job"])
 
 
 @transaction.atomic
@@ -85,7 +137,9 @@ def _forget(digest: str, path: Path, pictures: Path) -> None:
 @transaction.atomic
 def _keep(actor: User, project: Project, name: str, arrival: Arrival, kind: str) -> Uploaded:
     """The file under the name of its content, and its row."""
+    default = ReadingDefault.objects.filter(project=project).first()
     facts = {"name": name, "size": arrival.size, "media_type": kind, "uploaded_by": actor}
+    facts |= {"reading": default.reading if default else {}}
     arrival.keep(Document(sha256=arrival.sha256).path)
     document, is_new = Document.objects.get_or_create(project=project, sha256=arrival.sha256, defaults=facts)
     if is_new:
@@ -99,7 +153,7 @@ def _enqueue(actor: User, document: Document) -> None:
     document.job = jobs.enqueue(
         project=document.project,
         owner=actor,
-        kind="datasets.parse",
+        kind=PARSE,
         label=document.name,
         url=reverse("document", args=[document.pk]),
     )

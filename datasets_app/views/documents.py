@@ -10,7 +10,7 @@ from django.views.decorators.http import require_GET, require_POST
 from datasets_app.access import get_document
 from datasets_app.engine.tables import cells
 from datasets_app.forms import DocumentFilterForm
-from datasets_app.models import Document
+from datasets_app.models import Document, Element
 from datasets_app.services import documents as services
 from datasets_app.services import pages
 from finetune_site.bucket import BucketError
@@ -121,6 +121,17 @@ def document_delete(request: SignedInRequest, pk: int) -> HttpResponse:
     return redirect("document_list", found.project_id)
 
 
+def shown(element: Element, document: Document, *, is_corrected: bool | None = None) -> Element:
+    """A piece with what its template needs."""
+    # The table is drawn from its cells: a document's own markup never reaches the page.
+    element.rows = cells(element.html) if element.html else None  # type: ignore[attr-defined]
+    element.place = _place(element.box)  # type: ignore[attr-defined]
+    if is_corrected is None:
+        is_corrected = document.corrections.filter(element_index=element.index).exists()
+    element.is_corrected = is_corrected  # type: ignore[attr-defined]
+    return element
+
+
 def _tell(request: SignedInRequest, result: dict[str, object]) -> None:
     if "error" in result:
         messages.error(request, str(result["error"]))
@@ -147,11 +158,13 @@ def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
     if number:
         kept = kept.filter(page=number)
     page = Paginator(kept, ELEMENTS_PER_PAGE).get_page(request.GET.get("page"))
+    corrected = set(found.corrections.filter(element_index__isnull=False).values_list("element_index", flat=True))
     for element in page.object_list:
-        # The table is drawn from its cells: a document's own markup never reaches the page.
-        element.rows = cells(element.html) if element.html else None  # type: ignore[attr-defined]  # for the template
-        element.place = _place(element.box)  # type: ignore[attr-defined]
+        shown(element, found, is_corrected=element.index in corrected)
     return {
+        "lost": found.corrections.filter(element_index=None),
+        "is_page_out": number in found.excluded_pages,
+        "has_parsings": found.parsings.count() > 1,
         "number": number,
         "has_picture": bool(number and found.has_pictures and found.parsed_at),
         "document": found,

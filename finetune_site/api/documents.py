@@ -1,19 +1,25 @@
 """Documents: upload, list, read, parse again, what was found in them and the passages they were cut into."""
 
+from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from django.conf import settings
+from django.shortcuts import get_object_or_404
 from ninja import File, Query, Router, Schema, Status
 from ninja.files import UploadedFile
 
 from datasets_app.access import get_document
+from datasets_app.engine.spec import Reading
+from datasets_app.models import Document
+from datasets_app.services import corrections
 from datasets_app.services import documents as services
 from finetune_site.api.errors import ApiError
-from finetune_site.api.fields import Key
+from finetune_site.api.fields import Key, example
 from finetune_site.api.idempotency import once
 from finetune_site.api.paging import Page, Paging, paged
 from finetune_site.api.security import READ, WRITE, TokenRequest, fetch
+from finetune_site.lib.channel import InputError
 from finetune_site.projects.access import get_project
 from finetune_site.projects.models import Role
 
@@ -21,7 +27,8 @@ router = Router(tags=["Documents"])
 
 
 class DocumentOut(Schema):
-    """`job_id`: the job that parses it; it is parsed where `parsed_at` is set."""
+    """`job_id`: the job that parses or cuts it; it is parsed where `parsed_at` is set. `reading`: how it is read, where
+    that differs from the usual. `health`: how well it was read."""
 
     id: int
     project_id: int
@@ -35,6 +42,9 @@ class DocumentOut(Schema):
     pages: int
     characters: int
     warnings: list[Any]
+    reading: dict[str, Any]
+    excluded_pages: list[int]
+    health: dict[str, Any]
 
 
 class ChunkOut(Schema):
@@ -56,6 +66,52 @@ class ElementOut(Schema):
     depth: int | None
     section: list[str]
     box: list[float] | None
+    is_left_out: bool
+
+
+class CutIn(Schema):
+    """How passages are cut; what is not sent stays as it is."""
+
+    model_config = example(passage_size=1200, overlap=200)
+    cut: Literal["section", "page"] | None = None
+    passage_size: int | None = None
+    overlap: int | None = None
+
+
+class ReadingIn(CutIn):
+    """How a file is read; what is not sent stays as it is. `last_page` 0 is the end."""
+
+    model_config = example(strategy="ocr", languages=["eng"])
+    strategy: Literal["auto", "text", "ocr"] | None = None
+    languages: list[str] | None = None
+    first_page: int | None = None
+    last_page: int | None = None
+    keeps_running_heads: bool | None = None
+    finds_tables: bool | None = None
+
+
+class CorrectionIn(Schema):
+    """`depth`: of a heading, from 0."""
+
+    model_config = example(text="The gearbox weighs 41 kg.")
+    text: str | None = None
+    kind: Literal["title", "text", "list_item", "table", "code", "caption", "header", "footer"] | None = None
+    depth: int | None = None
+    is_left_out: bool | None = None
+
+
+class PageIn(Schema):
+    model_config = example(is_left_out=True)
+    is_left_out: bool
+
+
+def reading_of(document: Document, body: CutIn) -> Reading:
+    """How the document is read, changed by what was sent. 422 for what cannot be."""
+    sent = {name: value for name, value in body.dict().items() if value is not None}
+    try:
+        return replace(document.reading_settings, **sent)
+    except InputError as error:
+        raise ApiError(422, str(error)) from error
 
 
 @router.get("/projects/{int:pk}/documents", auth=READ, response=Page[DocumentOut], operation_id="document_list")
@@ -90,11 +146,62 @@ def document_read(request: TokenRequest, pk: Key) -> Any:
 
 @router.post("/documents/{int:pk}/parse", auth=WRITE, response={201: DocumentOut}, operation_id="document_parse")
 @once
-def document_parse(request: TokenRequest, pk: Key) -> Status[Any]:
-    """Parse it anew; what was parsed before stays until the new result is there."""
+def document_parse(request: TokenRequest, pk: Key, body: ReadingIn | None = None) -> Status[Any]:
+    """Parse it anew, with other settings where some are sent; what was parsed before stays until the new result is
+    there, and corrections are made in it again."""
     found = fetch(request, get_document, pk, Role.TRAINER)
-    services.parse_again(actor=request.user, document=found)
+    reading = reading_of(found, body) if body else None
+    services.parse_again(actor=request.user, document=found, reading=reading)
     return Status(201, DocumentOut.from_orm(get_document(request.user, pk)))
+
+
+@router.put("/documents/{int:pk}/reading", auth=WRITE, response=DocumentOut, operation_id="document_cut")
+def document_cut(request: TokenRequest, pk: Key, body: CutIn) -> Any:
+    """Cut it into other passages, without reading it anew."""
+    found = fetch(request, get_document, pk, Role.TRAINER)
+    services.cut_again(actor=request.user, document=found, reading=reading_of(found, body))
+    return DocumentOut.from_orm(get_document(request.user, pk))
+
+
+@router.put("/documents/{int:pk}/elements/{int:index}", auth=WRITE, response=ElementOut, operation_id="element_correct")
+def element_correct(request: TokenRequest, pk: Key, index: Key, body: CorrectionIn) -> Any:
+    """Give a piece another text or kind, or leave it out; what is not sent stays. The correction survives parsing."""
+    found = fetch(request, get_document, pk, Role.TRAINER)
+    element = get_object_or_404(found.elements.all(), index=index)
+    if body.text is not None or body.kind is not None:
+        element = corrections.correct_element(
+            actor=request.user,
+            document=found,
+            index=index,
+            text=body.text if body.text is not None else element.text,
+            kind=body.kind or element.kind,
+            depth=body.depth,
+        )
+    if body.is_left_out is not None:
+        element = corrections.leave_element_out(
+            actor=request.user, document=found, index=index, is_out=body.is_left_out
+        )
+    return ElementOut.from_orm(element)
+
+
+@router.delete(
+    "/documents/{int:pk}/elements/{int:index}/correction",
+    auth=WRITE,
+    response=ElementOut,
+    operation_id="element_restore",
+)
+def element_restore(request: TokenRequest, pk: Key, index: Key) -> Any:
+    """As it was read."""
+    found = fetch(request, get_document, pk, Role.TRAINER)
+    return ElementOut.from_orm(corrections.restore_element(actor=request.user, document=found, index=index))
+
+
+@router.put("/documents/{int:pk}/pages/{int:number}", auth=WRITE, response=DocumentOut, operation_id="page_leave_out")
+def page_leave_out(request: TokenRequest, pk: Key, number: Key, body: PageIn) -> Any:
+    """Leave a page out of every passage, or take it in again."""
+    found = fetch(request, get_document, pk, Role.TRAINER)
+    corrections.leave_page_out(actor=request.user, document=found, page=number, is_out=body.is_left_out)
+    return DocumentOut.from_orm(get_document(request.user, pk))
 
 
 @router.get("/documents/{int:pk}/chunks", auth=READ, response=Page[ChunkOut], operation_id="chunk_list")

@@ -110,6 +110,12 @@ TABLE: dict[str, Row] = {
     "document_chunks": Row(VIEWER, of="document"),
     "document_picture": Row(VIEWER, of="page"),
     "document_parse": Row(TRAINER, "post", of="document"),
+    "document_reading": Row(TRAINER, of="document"),
+    "document_compare": Row(VIEWER, of="document"),
+    "element": Row(TRAINER, of="piece"),
+    "element_act": Row(TRAINER, "post", of="piece act"),
+    "page_act": Row(TRAINER, "post", of="page act"),
+    "correction_forget": Row(TRAINER, "post", of="lost correction"),
     "document_delete": Row(OWNER, "post", of="document"),
     "dataset_list": Row(VIEWER, of="in project"),
     "dataset_create": Row(TRAINER, of="in project"),
@@ -292,6 +298,7 @@ def things(project, owner, settings, bundled):
     drawn = Document.objects.create(
         project=project, name="b.pdf", sha256="1" * 64, size=1, media_type="application/pdf", uploaded_by=owner, pages=1
     )
+    document.elements.create(index=0, kind="text", text="Some words.")
     picture = drawn.picture_folder / f"1-{WIDTH}.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_bytes(b"\x89PNG")
@@ -364,6 +371,10 @@ def things(project, owner, settings, bundled):
         "membership": {"pk": project.pk, "member": membership.pk},
         "in project": {"project": project.pk},
         "page": {"pk": drawn.pk, "number": 1},
+        "piece": {"pk": document.pk, "index": 0},
+        "piece act": {"pk": document.pk, "index": 0, "act": "leave-out"},
+        "page act": {"pk": drawn.pk, "number": 1, "act": "leave-out"},
+        "lost correction": {"pk": document.pk, "key": 1},
         "file": {"pk": version.pk, "format": "jsonl"},
         "trail": {"pk": project.pk, "format": "csv"},
         "act": {"pk": dataset.pk, "act": "restore"},

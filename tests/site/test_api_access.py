@@ -55,6 +55,10 @@ TABLE: dict[str, Row] = {
     "document_upload": Row(WRITE, TRAINER, "project", FILE),
     "document_read": Row(READ, VIEWER, "document"),
     "document_parse": Row(WRITE, TRAINER, "document"),
+    "document_cut": Row(WRITE, TRAINER, "document", {"passage_size": 900}),
+    "element_correct": Row(WRITE, TRAINER, "piece", {"is_left_out": True}),
+    "element_restore": Row(WRITE, TRAINER, "piece"),
+    "page_leave_out": Row(WRITE, TRAINER, "page", {"is_left_out": True}),
     "chunk_list": Row(READ, VIEWER, "document"),
     "element_list": Row(READ, VIEWER, "document"),
     "dataset_list": Row(READ, VIEWER, "project"),
@@ -145,7 +149,9 @@ def ask(things, monkeypatch):  # noqa: F811  the fixture
         from django.db import transaction
 
         row, (method, path) = TABLE[name], operations()[name]
-        url = path.replace("{pk}", str(things[row.of].get("pk", ""))).replace("{act}", "switch")
+        url = path.replace("{act}", "switch")
+        for part, value in things[row.of].items():
+            url = url.replace(f"{{{part}}}", str(value))
         headers = {"Authorization": f"Bearer {secret}"} if secret is not None else {}
         with transaction.atomic():
             if row.body == FILE:

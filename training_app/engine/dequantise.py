@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune_site.lib.channel import Channel, InputError, write_json
 from finetune_site.lib.files import sha256_of
+from training_app.engine.gguf_facts import read_facts, read_once
 
 MAGIC = b"GGUF"
 # Of a first token's log-probability. llama.cpp rounds activations too: SmolLM2 in Q4_1 differs by up to 0.31.
@@ -87,10 +88,11 @@ def convert(gguf: Path, out_dir: Path, name: str) -> None:
     beside = out_dir / "model.gguf"
     beside.symlink_to(gguf)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(out_dir, gguf_file=beside.name)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            out_dir, gguf_file=beside.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-        )
+        with read_once():
+            tokenizer = AutoTokenizer.from_pretrained(out_dir, gguf_file=beside.name)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                out_dir, gguf_file=beside.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+            )
     finally:
         beside.unlink()
     if context := facts.get(f"{architecture}.context_length"):
@@ -144,14 +146,3 @@ def prove_answers(gguf: Path, folder: Path, channel: Channel) -> None:
             f"The weights read back answer otherwise than Ollama's file does: the log-probability of a first token "
             f"differs by {worst:.2f}, where {TOLERANCE:g} is allowed. {INSTEAD}"
         )
-
-
-def read_facts(gguf: Path) -> dict[str, Any]:
-    """A GGUF's own keys; of a list that it has some."""
-    from gguf import GGUFReader
-
-    try:
-        fields = GGUFReader(gguf).fields
-    except (OSError, ValueError, IndexError, KeyError) as error:
-        raise InputError(f"The GGUF file cannot be read: {type(error).__name__}. Fetch it again.") from error
-    return {name: entry.contents() for name, entry in fields.items() if len(entry.data) == 1}

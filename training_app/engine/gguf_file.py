@@ -16,6 +16,7 @@ from typing import Any
 
 from finetune_site.lib.channel import Channel, InputError
 from training_app.engine.answers import end_tokens
+from training_app.engine.gguf_facts import read_facts
 from training_app.engine.spec import FORMATS, ExportSpec
 
 CONVERTER = "convert_hf_to_gguf.py"
@@ -68,22 +69,17 @@ def check(path: Path, tokenizer: Any) -> tuple[list[dict[str, Any]], str]:
 
     Each line: `what`, `gguf`, `model`, `ok`.
     """
-    from gguf import GGUFReader
-
     try:
-        fields = GGUFReader(path).fields
-    except (OSError, ValueError, IndexError, KeyError) as error:
-        return [], f"The GGUF cannot be read back: {type(error).__name__}. Export again."
-
-    def value(name: str) -> Any:
-        return fields[name].contents() if name in fields else None
-
-    ends = sorted({value(f"tokenizer.ggml.{name}_token_id") for name in ENDS} - {None})
-    pre = value("tokenizer.ggml.pre")
-    bos = value("tokenizer.ggml.bos_token_id") if value("tokenizer.ggml.add_bos_token") else None
+        facts = read_facts(path)
+    except InputError as error:
+        return [], str(error)
+    named = [f"tokenizer.ggml.{name}_token_id" for name in ENDS]
+    ends = sorted({facts[name] for name in named if name in facts})
+    pre = facts.get("tokenizer.ggml.pre")
+    bos = facts.get("tokenizer.ggml.bos_token_id") if facts.get("tokenizer.ggml.add_bos_token") else None
     lines = [
-        _line("chat template", _short(value("tokenizer.chat_template")), _short(tokenizer.chat_template)),
-        _line("tokens", len(fields["tokenizer.ggml.tokens"].data), len(tokenizer), _holds_all),
+        _line("chat template", _short(facts.get("tokenizer.chat_template")), _short(tokenizer.chat_template)),
+        _line("tokens", facts.get("tokenizer.ggml.tokens", 0), len(tokenizer), _holds_all),
         _line("tokens that end a turn", ends, end_tokens(tokenizer), lambda ours, theirs: set(theirs) <= set(ours)),
         _line("token before every text", bos, _leading(tokenizer)),
         _line("rule that cuts text into words", pre or "none", "one that llama.cpp knows", _is_known_rule),
