@@ -76,7 +76,7 @@ def trained(smollm2: Path, facts: dict[str, str], shared: Path) -> Callable[...,
 
 @pytest.fixture(scope="session")
 def small(smollm2: Path, facts: dict[str, str], shared: Path) -> tuple[Path, Path]:
-    """A base of five million weights, prepared, and the run folder of its training."""
+    """A base of three million weights, prepared, and the run folder of its training."""
     with alone(shared, "small") as folder:
         base, run = folder / "base", folder / "run"
         if not (run / "result.json").exists():
@@ -84,7 +84,7 @@ def small(smollm2: Path, facts: dict[str, str], shared: Path) -> tuple[Path, Pat
             made = run_engine(folder / "prepare", {**spec, "out_dir": str(base)})
             assert made.code == 0, made.log[-2000:]
             spec = {"task": "train", **facts, "base_dir": str(base), "run_dir": str(run), "method": "full"}
-            knobs = {"epochs": 40, "learning_rate": 3e-3, "batch_rows": 8, "rehearsal_share": 0, "sample_answers": 0}
+            knobs = {"epochs": 22, "learning_rate": 5e-3, "batch_rows": 4, "rehearsal_share": 0, "sample_answers": 0}
             finished = run_engine(folder / "train", {**spec, **knobs})
             assert finished.code == 0, finished.log[-2000:]
     return base, run
@@ -98,7 +98,7 @@ def make_small(smollm2: Path, folder: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=96, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=8192, tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip

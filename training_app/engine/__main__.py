@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_site.lib.channel import Channel, InputError, load_json, read_spec, run
+from training_app.engine.allocator import begin_anew_under_it
 from training_app.engine.spec import (
     TASKS,
     BenchmarkSpec,
@@ -24,8 +25,6 @@ from training_app.engine.spec import (
     PromptsSpec,
     TrainSpec,
 )
-
-ALLOCATOR = Path("cmeel.prefix/lib/libmimalloc.so")  # of the package cmeel-mimalloc
 
 
 def main(argv: list[str]) -> int:
@@ -113,19 +112,12 @@ def _quiet_libraries() -> None:
 
 
 def _use_allocator(argv: list[str]) -> None:
-    """Begin a training anew under mimalloc, where it is installed: glibc's heap holds up to half as much again as the
-    tensors do, by chance more or less, since a freed block rarely fits the next of its size. Nothing is given back to
-    the system before the end: memory stays at its peak, and its pages are made ready once.
-    """
-    if "training_app.engine" not in sys.orig_argv:
-        return  # forked from a process that has imported PyTorch: it cannot begin anew
+    """Begin a training anew under mimalloc. One that was forked has it from the process that forked it."""
+    if "training_app.engine" not in sys.orig_argv or len(argv) != 1:
+        return
     with contextlib.suppress(InputError):  # said by main
-        if len(argv) != 1 or load_spec(argv[0]).get("task") != "train":
-            return
-    library = next((path for place in sys.path if (path := Path(place) / ALLOCATOR).is_file()), None)
-    if library is not None and "LD_PRELOAD" not in os.environ:
-        os.environ.update({"LD_PRELOAD": str(library), "MIMALLOC_PURGE_DELAY": "-1"})
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # nosec B606
+        if load_spec(argv[0]).get("task") == "train":
+            begin_anew_under_it()
 
 
 if __name__ == "__main__":
