@@ -98,14 +98,14 @@ def chosen(reading: Reading) -> dict[str, Any]:
     }
 
 
-def enqueue_cut(actor: User, document: Document) -> None:
+def enqueue_cut(owner: User, document: Document) -> None:
     """Have a document cut into passages soon. A reading that is under way does it at its end, and a cut that waits does
     it for all that changed before it."""
     job = document.job
     if job and (job.state == JobState.QUEUED or (job.kind == PARSE and not job.is_finished)):
         return
     document.job = jobs.enqueue(
-        project=document.project, owner=actor, kind=CUT, label=document.name, url=document.get_absolute_url()
+        project=document.project, owner=owner, kind=CUT, label=document.name, url=document.get_absolute_url()
     )
     document.save(update_fields=["job"])
 

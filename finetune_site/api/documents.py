@@ -15,7 +15,7 @@ from datasets_app.models import Document
 from datasets_app.services import corrections
 from datasets_app.services import documents as services
 from finetune_site.api.errors import ApiError
-from finetune_site.api.fields import Key, example
+from finetune_site.api.fields import Key, Place, example
 from finetune_site.api.idempotency import once
 from finetune_site.api.paging import Page, Paging, paged
 from finetune_site.api.security import READ, WRITE, TokenRequest, fetch
@@ -164,7 +164,7 @@ def document_cut(request: TokenRequest, pk: Key, body: CutIn) -> Any:
 
 
 @router.put("/documents/{int:pk}/elements/{int:index}", auth=WRITE, response=ElementOut, operation_id="element_correct")
-def element_correct(request: TokenRequest, pk: Key, index: Key, body: CorrectionIn) -> Any:
+def element_correct(request: TokenRequest, pk: Key, index: Place, body: CorrectionIn) -> Any:
     """Give a piece another text or kind, or leave it out; what is not sent stays. The correction survives parsing."""
     found = fetch(request, get_document, pk, Role.TRAINER)
     element = get_object_or_404(found.elements.all(), index=index)
@@ -190,14 +190,14 @@ def element_correct(request: TokenRequest, pk: Key, index: Key, body: Correction
     response=ElementOut,
     operation_id="element_restore",
 )
-def element_restore(request: TokenRequest, pk: Key, index: Key) -> Any:
+def element_restore(request: TokenRequest, pk: Key, index: Place) -> Any:
     """As it was read."""
     found = fetch(request, get_document, pk, Role.TRAINER)
     return ElementOut.from_orm(corrections.restore_element(actor=request.user, document=found, index=index))
 
 
 @router.put("/documents/{int:pk}/pages/{int:number}", auth=WRITE, response=DocumentOut, operation_id="page_leave_out")
-def page_leave_out(request: TokenRequest, pk: Key, number: Key, body: PageIn) -> Any:
+def page_leave_out(request: TokenRequest, pk: Key, number: Place, body: PageIn) -> Any:
     """Leave a page out of every passage, or take it in again."""
     found = fetch(request, get_document, pk, Role.TRAINER)
     corrections.leave_page_out(actor=request.user, document=found, page=number, is_out=body.is_left_out)

@@ -10,6 +10,7 @@ _KEPT = r"^[^\x00]*$"
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=120, pattern=_KEPT)]
 Line = Annotated[str, StringConstraints(max_length=300, pattern=_KEPT)]
 Text = Annotated[str, StringConstraints(max_length=200_000, pattern=_KEPT)]
+Place = Annotated[int, Path(ge=0, le=2**31 - 1)]  # of a piece in its document
 Key = Annotated[int, Path(ge=1, le=2**63 - 1)]
 
 
