@@ -24,7 +24,13 @@ class DocumentFilterForm(StyledMixin, forms.Form):
     kind = forms.ChoiceField(required=False, choices=[("", "any"), *NAMES.items()])
     state = forms.ChoiceField(
         required=False,
-        choices=[("", "any"), ("read", "read"), ("waiting", "being read"), ("unread", "could not be read")],
+        choices=[
+            ("", "any"),
+            ("read", "read"),
+            ("waiting", "being read"),
+            ("unread", "could not be read"),
+            ("withdrawn", "withdrawn"),
+        ],
     )
 
 
@@ -153,7 +159,7 @@ class GenerateForm(StyledMixin, forms.Form):
         super().__init__(*args, **kwargs)
         documents = self.fields["documents"]
         assert isinstance(documents, forms.ModelMultipleChoiceField)
-        documents.queryset = Document.objects.filter(project=project).parsed()
+        documents.queryset = Document.objects.filter(project=project).usable()
         self.servers = {server.pk: server for server in ModelServer.objects.all()}
         choices = [
             ("extractive", "Questions and answers, without a model"),

@@ -24,6 +24,8 @@ urlpatterns = [
         name="page_act",
     ),
     path("documents/<int:pk>/corrections/<int:key>/forget", corrections.correction_forget, name="correction_forget"),
+    path("documents/<int:pk>/withdraw", documents.document_withdraw, name="document_withdraw"),
+    path("documents/<int:pk>/readmit", documents.document_readmit, name="document_readmit"),
     path("documents/<int:pk>/delete", documents.document_delete, name="document_delete"),
     path("projects/<int:project>/datasets/", datasets.dataset_list, name="dataset_list"),
     path("projects/<int:project>/datasets/new", datasets.dataset_create, name="dataset_create"),

@@ -9,6 +9,7 @@ from django.db import models
 from django.urls import reverse
 from django.utils import timezone
 
+from datasets_app.models.documents import Document
 from finetune_site.jobs.models import Job
 from finetune_site.projects.models import Project
 
@@ -80,6 +81,12 @@ class DatasetVersion(models.Model):
                 condition=models.Q(sealed_at=None) | ~models.Q(sha256=""), name="sealed_version_has_its_hash"
             ),
         ]
+
+    def withdrawn_documents(self) -> models.QuerySet["Document"]:
+        """The documents that examples of it were made from and that were withdrawn."""
+        used = self.entries.filter(example__document=models.OuterRef("pk"))
+        withdrawn = Document.objects.filter(project=self.dataset.project_id, withdrawn_at__isnull=False)
+        return withdrawn.filter(models.Exists(used)).select_related("withdrawn_by")
 
     def __str__(self) -> str:
         return f"{self.dataset} v{self.number}"

@@ -20,6 +20,7 @@ READING = {
     "read": models.Q(parsed_at__isnull=False),
     "waiting": models.Q(job__state__in=(JobState.QUEUED, JobState.RUNNING)),
     "unread": models.Q(parsed_at=None, job__state__in=(JobState.FAILED, JobState.CANCELLED)),
+    "withdrawn": models.Q(withdrawn_at__isnull=False),
 }
 
 
@@ -27,8 +28,9 @@ class DocumentQuerySet(models.QuerySet["Document"]):
     def visible_to(self, user: User | AnonymousUser) -> "DocumentQuerySet":
         return self.filter(project__in=Project.objects.visible_to(user))
 
-    def parsed(self) -> "DocumentQuerySet":
-        return self.filter(parsed_at__isnull=False)
+    def usable(self) -> "DocumentQuerySet":
+        """Those that examples may be made from: read, and not withdrawn."""
+        return self.filter(parsed_at__isnull=False, withdrawn_at=None)
 
     def matching(self, *, words: str = "", kind: str = "", state: str = "") -> "DocumentQuerySet":
         """Those that a filter lets through; an empty part asks for nothing."""
@@ -59,6 +61,9 @@ class Document(models.Model):
     reading = models.JSONField(default=dict, help_text="How it is read, where that differs from the usual")
     excluded_pages = models.JSONField(default=list)
     health = models.JSONField(default=dict)
+    withdrawn_at = models.DateTimeField(null=True)
+    withdrawn_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+")
+    withdrawn_why = models.CharField(max_length=300, blank=True)
 
     objects = DocumentQuerySet.as_manager()
 

@@ -10,6 +10,7 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.urls import reverse
+from django.utils import timezone
 
 from datasets_app.engine import media_type
 from datasets_app.engine.spec import Reading
@@ -108,6 +109,29 @@ def enqueue_cut(owner: User, document: Document) -> None:
         project=document.project, owner=owner, kind=CUT, label=document.name, url=document.get_absolute_url()
     )
     document.save(update_fields=["job"])
+
+
+@transaction.atomic
+def withdraw_document(*, actor: User, document: Document, reason: str) -> None:
+    """Let nothing more be made from a document. What was made from it stays and is marked."""
+    locked = Document.objects.select_for_update().get(pk=document.pk)
+    if not reason.strip():
+        raise DocumentError("Say why the document is withdrawn: who meets what was made from it will ask.")
+    if locked.withdrawn_at:
+        return
+    locked.withdrawn_at, locked.withdrawn_by, locked.withdrawn_why = timezone.now(), actor, reason.strip()[:300]
+    locked.save(update_fields=["withdrawn_at", "withdrawn_by", "withdrawn_why"])
+    audit(locked.project, actor, "withdrew", locked, after={"reason": locked.withdrawn_why})
+
+
+@transaction.atomic
+def readmit_document(*, actor: User, document: Document) -> None:
+    """Let a withdrawn document be used again."""
+    locked = Document.objects.select_for_update().get(pk=document.pk)
+    if locked.withdrawn_at:
+        audit(locked.project, actor, "readmitted", locked, before={"reason": locked.withdrawn_why})
+        locked.withdrawn_at, locked.withdrawn_by, locked.withdrawn_why = None, None, ""
+        locked.save(update_fields=["withdrawn_at", "withdrawn_by", "withdrawn_why"])
 
 
 @transaction.atomic

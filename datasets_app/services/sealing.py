@@ -24,8 +24,9 @@ class Sealed:
 
 
 def approved_rows(dataset: Dataset) -> list[dict[str, Any]]:
-    """The approved examples in the columns of the sealed file, but for the split."""
-    examples = dataset.examples.filter(state=State.APPROVED).select_related("text").order_by("pk")
+    """The approved examples in the columns of the sealed file, but for the split; none of a withdrawn document."""
+    examples = dataset.examples.filter(state=State.APPROVED, document__withdrawn_at=None)
+    examples = examples.select_related("text").order_by("pk")
     return [_row(example) for example in examples.iterator(chunk_size=1000)]
 
 

@@ -26,7 +26,7 @@ from datasets_app.forms import (
     SealForm,
     TextForm,
 )
-from datasets_app.models import Dataset, DatasetVersion, LabelStudioLink, LabelStudioServer, Tally
+from datasets_app.models import Dataset, DatasetVersion, LabelStudioLink, LabelStudioServer, State, Tally
 from datasets_app.services import datasets as services
 from datasets_app.services import examples as example_services
 from datasets_app.services import sealing
@@ -190,7 +190,8 @@ def seal(request: SignedInRequest, pk: int) -> HttpResponse:
     shares = form.cleaned_data if form.is_valid() else {"validation_share": 0.1, "recall_share": 1.0}
     rows = sealing.approved_rows(found)
     split = sealing.split_rows(rows, shares["validation_share"], shares["recall_share"])
-    context = _context(found) | {"form": form, "counts": sealing.count_rows(split)}
+    withdrawn = found.examples.filter(state=State.APPROVED, document__withdrawn_at__isnull=False).count()
+    context = _context(found) | {"form": form, "counts": sealing.count_rows(split), "withdrawn": withdrawn}
     return render(request, "datasets/seal.html", context)
 
 
@@ -279,6 +280,7 @@ def _version_context(request: SignedInRequest, pk: int) -> dict[str, object]:
         "version": found,
         "split": split,
         "reviewers": reviewers,
+        "withdrawn": found.withdrawn_documents(),
         "page": Paginator(entries.filter(split=split) if split else entries, 50).get_page(request.GET.get("page")),
         "may_train": has_role(request.user, found.dataset.project, Role.TRAINER),
     }

@@ -110,6 +110,23 @@ def document_parse(request: SignedInRequest, pk: int) -> HttpResponse:
 
 
 @require_POST
+def document_withdraw(request: SignedInRequest, pk: int) -> HttpResponse:
+    found = get_document(request.user, pk, role=Role.OWNER)
+    try:
+        services.withdraw_document(actor=request.user, document=found, reason=request.POST.get("reason", ""))
+    except services.DocumentError as error:
+        messages.error(request, str(error))
+    return redirect("document_models", found.pk)
+
+
+@require_POST
+def document_readmit(request: SignedInRequest, pk: int) -> HttpResponse:
+    found = get_document(request.user, pk, role=Role.OWNER)
+    services.readmit_document(actor=request.user, document=found)
+    return redirect("document_models", found.pk)
+
+
+@require_POST
 def document_delete(request: SignedInRequest, pk: int) -> HttpResponse:
     found = get_document(request.user, pk, role=Role.OWNER)
     try:

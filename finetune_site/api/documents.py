@@ -15,7 +15,7 @@ from datasets_app.models import Document
 from datasets_app.services import corrections
 from datasets_app.services import documents as services
 from finetune_site.api.errors import ApiError
-from finetune_site.api.fields import Key, Place, example
+from finetune_site.api.fields import Key, Line, Place, example
 from finetune_site.api.idempotency import once
 from finetune_site.api.paging import Page, Paging, paged
 from finetune_site.api.security import READ, WRITE, TokenRequest, fetch
@@ -45,6 +45,8 @@ class DocumentOut(Schema):
     reading: dict[str, Any]
     excluded_pages: list[int]
     health: dict[str, Any]
+    withdrawn_at: datetime | None
+    withdrawn_why: str
 
 
 class ChunkOut(Schema):
@@ -98,6 +100,11 @@ class CorrectionIn(Schema):
     kind: Literal["title", "text", "list_item", "table", "code", "caption", "header", "footer"] | None = None
     depth: int | None = None
     is_left_out: bool | None = None
+
+
+class WithdrawIn(Schema):
+    model_config = example(reason="Replaced by the manual of 2027")
+    reason: Line
 
 
 class PageIn(Schema):
@@ -214,6 +221,21 @@ def chunk_list(request: TokenRequest, pk: Key, paging: Query[Paging]) -> Any:
 def element_list(request: TokenRequest, pk: Key, paging: Query[Paging]) -> Any:
     """What was read, piece by piece in reading order: headings, texts, lists, tables."""
     return paged(fetch(request, get_document, pk).elements.all(), paging, ElementOut.from_orm)
+
+
+@router.post("/documents/{int:pk}/withdraw", auth=WRITE, response=DocumentOut, operation_id="document_withdraw")
+def document_withdraw(request: TokenRequest, pk: Key, body: WithdrawIn) -> Any:
+    """Let nothing more be made from it; what was made stays and is marked. Owners alone."""
+    found = fetch(request, get_document, pk, Role.OWNER)
+    services.withdraw_document(actor=request.user, document=found, reason=body.reason)
+    return DocumentOut.from_orm(get_document(request.user, pk))
+
+
+@router.post("/documents/{int:pk}/readmit", auth=WRITE, response=DocumentOut, operation_id="document_readmit")
+def document_readmit(request: TokenRequest, pk: Key) -> Any:
+    """Let it be used again. Owners alone."""
+    services.readmit_document(actor=request.user, document=fetch(request, get_document, pk, Role.OWNER))
+    return DocumentOut.from_orm(get_document(request.user, pk))
 
 
 @router.delete("/documents/{int:pk}", auth=WRITE, response={204: None}, operation_id="document_delete")

@@ -90,6 +90,8 @@ TABLE: dict[str, Row] = {
     "evaluation_list": Row(READ, VIEWER, "run"),
     "evaluation_read": Row(READ, VIEWER, "evaluation"),
     "evaluation_row_list": Row(READ, VIEWER, "evaluation"),
+    "document_withdraw": Row(WRITE, OWNER, "document", {"reason": "Old."}),
+    "document_readmit": Row(WRITE, OWNER, "document"),
     "document_delete": Row(WRITE, OWNER, "document"),
     "dataset_delete": Row(WRITE, OWNER, "dataset"),
     "label_studio_server_list": Row(READ, ANYONE),

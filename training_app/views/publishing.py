@@ -4,19 +4,22 @@ from itertools import takewhile
 from typing import Any
 
 from django.contrib import messages
+from django.db.models import Count
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from datasets_app.access import get_document
+from datasets_app.models import Dataset, DatasetVersion, Example
 from finetune_site.projects.access import SignedInRequest, get_project, has_role
 from finetune_site.projects.models import Role
 from training_app.access import get_publication, get_published_model, get_run
 from training_app.forms.publishing import GateForm, PublicationForm
-from training_app.models import Gate, Publication, PublishedModel
+from training_app.models import Gate, Publication, PublishedModel, Run
 from training_app.services import publishing as services
 from training_app.services.runs import TrainingError
 
+LISTED = 100
 PIECES = ("pieces_trained", "pieces_served")
 Piece = tuple[str, bool]
 
@@ -113,11 +116,25 @@ def published_model_body(request: SignedInRequest, pk: int) -> HttpResponse:
 
 @require_GET
 def document_models(request: SignedInRequest, pk: int) -> HttpResponse:
-    """Which published models learned from a document."""
+    """Everything that was made from a document: passages, examples, versions, runs, published models."""
     document = get_document(request.user, pk)
-    models = PublishedModel.objects.filter(project=document.project).learned_from(document)
-    context = {"document": document, "project": document.project, "section": "documents"}
-    return render(request, "training/document_models.html", {**context, "models": models.select_related("server")})
+    versions = DatasetVersion.objects.filter(entries__example__document=document).distinct()
+    examples = Example.objects.filter(document=document)
+    context = {
+        "document": document,
+        "project": document.project,
+        "section": "documents",
+        "passages": document.chunks.count(),
+        "states": examples.values_list("state").annotate(count=Count("pk")).order_by("state"),
+        "datasets": Dataset.objects.filter(examples__in=examples).distinct(),
+        "versions": versions.select_related("dataset")[:LISTED],
+        "runs": Run.objects.filter(version__in=versions).order_by("-pk")[:LISTED],
+        "models": PublishedModel.objects.filter(project=document.project)
+        .learned_from(document)
+        .select_related("server")[:LISTED],
+        "may_withdraw": has_role(request.user, document.project, Role.OWNER),
+    }
+    return render(request, "training/document_models.html", context)
 
 
 def _act(request: SignedInRequest, found: Publication, act: object) -> HttpResponse:
@@ -177,5 +194,6 @@ def _model_context(request: SignedInRequest, pk: int) -> dict[str, object]:
         "publications": model.publications.select_related("run__version", "run__base", "created_by", "job"),
         "switches": model.switches.select_related("before", "after", "by"),
         "documents": model.current.documents() if model.current else [],
+        "withdrawn": model.current.run.version.withdrawn_documents() if model.current else [],
         "may_publish": has_role(request.user, model.project, Role.TRAINER),
     }

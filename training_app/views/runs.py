@@ -303,6 +303,7 @@ def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
         "run": found,
         "project": found.project,
         "section": "runs",
+        "withdrawn": found.version.withdrawn_documents(),
         "last": Metric.objects.newest_of(found, (*NAMES, *LOOK_NAMES)),
         "differing": found.differing,
         "samples": found.samples.newest(),
