@@ -106,6 +106,16 @@ def sniff(path: Path, filename: str) -> str:
     return _text_type(head, filename)
 
 
+def is_plain_archive(path: Path) -> bool:
+    """Whether it is a ZIP of files and not an Office file, which is one too."""
+    try:
+        with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+            names = set(archive.namelist())
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError):
+        return False
+    return "mimetype" not in names and not any(member in names for member, _ in _MEMBERS)
+
+
 def _zip_type(path: Path, filename: str) -> str:
     try:
         with zipfile.ZipFile(path) as archive:

@@ -2,11 +2,15 @@
 
 import logging
 import shutil
-from collections.abc import Iterable
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.urls import reverse
@@ -27,6 +31,7 @@ from finetune_site.projects.services import audit
 
 logger = logging.getLogger(__name__)
 PARSE, CUT = "datasets.parse", "datasets.cut"
+MAX_UNPACKED, MAX_RATIO = 4, 200  # of an archive, by the largest upload and by its own size
 CUTTING = ("cut", "passage_size", "overlap")  # what of a reading says how passages are cut
 
 
@@ -42,16 +47,85 @@ class Uploaded:
     is_new: bool
 
 
+@dataclass(frozen=True)
+class Received:
+    """What became of one file that was sent: a document, or an error with a sentence."""
+
+    name: str
+    document: Document | None = None
+    is_new: bool = False
+    error: str = ""
+
+
 def upload_document(*, actor: User, project: Project, name: str, blocks: Iterable[bytes]) -> Uploaded:
     """Keep a file under its hash, then its row and the job that parses it. `DocumentError` for what is no document."""
     if told := disk_refusal(project):  # before anything is sent here in vain
         raise DocumentError(told)
-    name = Path(name.replace("\\", "/")).name[:255] or "unnamed"
+    name = _plain_name(name)
     try:
         with arriving("documents", name, blocks) as arrival:
             return _keep(actor, project, name, arrival, media_type.sniff(arrival.aside, name))
     except (InputError, TooLargeError, QuotaError, BucketError) as error:
         raise DocumentError(str(error)) from error
+
+
+def upload(*, actor: User, project: Project, name: str, blocks: Iterable[bytes]) -> list[Received]:
+    """Keep a file, or every file of a ZIP archive: each is a document, or has a sentence that says why it is none."""
+    if told := disk_refusal(project):
+        return [Received(name, error=told)]
+    name = _plain_name(name)
+    try:
+        with arriving("documents", name, blocks) as arrival:
+            if media_type.is_plain_archive(arrival.aside):
+                return list(_unpack(actor, project, name, arrival.aside))
+            done = _keep(actor, project, name, arrival, media_type.sniff(arrival.aside, name))
+            return [Received(name, done.document, is_new=done.is_new)]
+    except (InputError, TooLargeError, QuotaError, BucketError) as error:
+        return [Received(name, error=str(error))]
+
+
+def _unpack(actor: User, project: Project, archive_name: str, path: Path) -> Iterator[Received]:
+    """The files of an archive by their names alone, whatever folders they lie in; nothing is written under a name that
+    the archive gives."""
+    with zipfile.ZipFile(path) as archive:
+        members = [member for member in archive.infolist() if not member.is_dir() and not _is_clutter(member.filename)]
+        size = sum(member.file_size for member in members)
+        if len(members) > settings.UPLOAD_MAX_FILES:
+            most = settings.UPLOAD_MAX_FILES
+            told = f"“{archive_name}” holds {len(members)} files; at most {most} are taken at once. Split it."
+            members, _ = [], (yield Received(archive_name, error=told))
+        elif size > MAX_UNPACKED * settings.UPLOAD_MAX_BYTES or (
+            size > 10**8 and size > MAX_RATIO * path.stat().st_size
+        ):
+            told = f"“{archive_name}” unpacks to {size / 1e6:,.0f} MB, far more than documents do. It is not unpacked."
+            members, _ = [], (yield Received(archive_name, error=told))
+        elif not members:
+            yield Received(archive_name, error=f"“{archive_name}” holds no file.")
+        for member in members:
+            name = _plain_name(member.filename)
+            try:
+                with archive.open(member) as stream:
+                    blocks = iter(partial(stream.read, 2**20), b"")
+                    done = upload_document(actor=actor, project=project, name=name, blocks=blocks)
+                yield Received(name, done.document, is_new=done.is_new)
+            except DocumentError as error:
+                yield Received(name, error=str(error))
+            except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+                why = "is encrypted" if "password" in str(error) else "is damaged"
+                yield Received(name, error=f"“{name}” {why} in the archive and was not taken.")
+
+
+def _is_clutter(name: str) -> bool:
+    """What systems put beside people's files."""
+    parts = name.replace("\\", "/").split("/")
+    return (
+        "__MACOSX" in parts or parts[-1] in {"", ".DS_Store", "Thumbs.db", "desktop.ini"} or parts[-1].startswith("._")
+    )
+
+
+def _plain_name(name: str) -> str:
+    """The last part of a name, which never becomes a path."""
+    return Path(name.replace("\\", "/").replace("\x00", "")).name[:255] or "unnamed"
 
 
 @transaction.atomic

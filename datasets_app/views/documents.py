@@ -49,15 +49,11 @@ def document_upload(request: SignedInRequest, project: int) -> HttpResponse:
     if len(files) > settings.UPLOAD_MAX_FILES:
         messages.error(request, f"At most {settings.UPLOAD_MAX_FILES} files at once. Upload the rest afterwards.")
         return redirect("document_list", project)
-    results: list[dict[str, object]] = []
-    for file in files:
-        try:
-            done = services.upload_document(
-                actor=request.user, project=of, name=file.name or "", blocks=file.chunks(2**20)
-            )
-            results.append({"name": file.name, "document": done.document, "is_new": done.is_new})
-        except services.DocumentError as error:
-            results.append({"name": file.name, "error": str(error)})
+    results = [
+        received
+        for file in files
+        for received in services.upload(actor=request.user, project=of, name=file.name or "", blocks=file.chunks(2**20))
+    ]
     if request.headers.get("X-Requested-With") == "fetch":
         return render(request, "datasets/upload_result.html", {"results": results})
     for result in results:
@@ -149,13 +145,13 @@ def shown(element: Element, document: Document, *, is_corrected: bool | None = N
     return element
 
 
-def _tell(request: SignedInRequest, result: dict[str, object]) -> None:
-    if "error" in result:
-        messages.error(request, str(result["error"]))
-    elif result["is_new"]:
-        messages.success(request, f"{result['name']} is uploaded and being parsed.")
+def _tell(request: SignedInRequest, result: services.Received) -> None:
+    if result.error:
+        messages.error(request, result.error)
+    elif result.is_new:
+        messages.success(request, f"{result.name} is uploaded and being parsed.")
     else:
-        messages.info(request, f"The project already has this content as “{result['document']}”.")
+        messages.info(request, f"The project already has this content as “{result.document}”.")
 
 
 def _place(box: list[float] | None) -> dict[str, str] | None:

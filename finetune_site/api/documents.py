@@ -49,6 +49,15 @@ class DocumentOut(Schema):
     withdrawn_why: str
 
 
+class ReceivedOut(Schema):
+    """One file of an archive. `is_new` false: the project had its content already."""
+
+    name: str
+    document: DocumentOut | None
+    is_new: bool
+    error: str
+
+
 class ChunkOut(Schema):
     id: int
     index: int
@@ -143,6 +152,17 @@ def document_upload(request: TokenRequest, pk: Key, file: File[UploadedFile]) ->
     name = (file.name or "").replace("\x00", "")
     done = services.upload_document(actor=request.user, project=project, name=name, blocks=file.chunks(2**20))
     return Status(201, DocumentOut.from_orm(done.document))
+
+
+@router.post(
+    "/projects/{int:pk}/archives", auth=WRITE, response={201: list[ReceivedOut]}, operation_id="archive_upload"
+)
+@once
+def archive_upload(request: TokenRequest, pk: Key, file: File[UploadedFile]) -> Status[Any]:
+    """Upload a ZIP archive: every file in it is a document, or has a sentence that says why it is none."""
+    project = fetch(request, get_project, pk, Role.TRAINER)
+    received = services.upload(actor=request.user, project=project, name=file.name or "", blocks=file.chunks(2**20))
+    return Status(201, [ReceivedOut.from_orm(each) for each in received])
 
 
 @router.get("/documents/{int:pk}", auth=READ, response=DocumentOut, operation_id="document_read")

@@ -2,7 +2,7 @@
 (() => {
   const form = document.querySelector("[data-upload]");
   if (!form) return;
-  const input = form.querySelector("input[type=file]");
+  const [input, folder] = form.querySelectorAll("input[type=file]");
   const list = form.querySelector("[data-upload-list]");
   const zone = form.querySelector("[data-drop]");
   const limit = Number(form.dataset.maxMb) * 2 ** 20;
@@ -34,12 +34,15 @@
   function show(item, html) {
     const holder = document.createElement("div");
     holder.innerHTML = html;
-    const row = holder.querySelector("template[data-row]");
+    const found = [...holder.querySelectorAll("template[data-row]")]; // several of an archive
     const rows = document.querySelector("[data-upload-rows]");
-    if (row && rows) { rows.prepend(row.content.cloneNode(true)); htmx.process(rows); document.dispatchEvent(new Event("live:inserted")); }
-    row?.remove();
+    for (const row of found) {
+      rows?.prepend(row.content.cloneNode(true));
+      row.remove();
+    }
+    if (found.length && rows) { htmx.process(rows); document.dispatchEvent(new Event("live:inserted")); }
     item.append(holder);
-    return Boolean(row) && !rows;
+    return found.length > 0 && !rows;
   }
 
   function send(file) {
@@ -68,11 +71,31 @@
     let isFirst = false;
     for (const file of files) isFirst = (await send(file)) || isFirst;
     input.value = "";
+    if (folder) folder.value = "";
     if (isFirst) location.reload();
   }
 
+  // A folder that is dropped is walked; what lies in it comes one by one as if it had been chosen.
+  async function walked(entry) {
+    if (entry.isFile) return [await new Promise((done, broken) => entry.file(done, broken))];
+    const reader = entry.createReader();
+    const files = [];
+    for (;;) {
+      const some = await new Promise((done, broken) => reader.readEntries(done, broken));
+      if (!some.length) return files;
+      for (const each of some) files.push(...await walked(each));
+    }
+  }
+
+  async function dropped(transfer) {
+    const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+    if (!entries.some((entry) => entry.isDirectory)) return upload([...transfer.files]);
+    return upload((await Promise.all(entries.map(walked))).flat().filter((file) => !file.name.startsWith(".")));
+  }
+
+  folder?.addEventListener("change", () => upload([...folder.files].filter((file) => !file.name.startsWith("."))));
   form.addEventListener("submit", (event) => { event.preventDefault(); upload([...input.files]); });
   for (const kind of ["dragover", "dragenter"]) zone.addEventListener(kind, (event) => { event.preventDefault(); zone.classList.add("is-over"); });
   for (const kind of ["dragleave", "drop"]) zone.addEventListener(kind, () => zone.classList.remove("is-over"));
-  zone.addEventListener("drop", (event) => { event.preventDefault(); upload([...event.dataTransfer.files]); });
+  zone.addEventListener("drop", (event) => { event.preventDefault(); dropped(event.dataTransfer); });
 })();

@@ -53,6 +53,7 @@ TABLE: dict[str, Row] = {
     "member_list": Row(READ, VIEWER, "project"),
     "document_list": Row(READ, VIEWER, "project"),
     "document_upload": Row(WRITE, TRAINER, "project", FILE),
+    "archive_upload": Row(WRITE, TRAINER, "project", FILE),
     "document_read": Row(READ, VIEWER, "document"),
     "document_parse": Row(WRITE, TRAINER, "document"),
     "document_cut": Row(WRITE, TRAINER, "document", {"passage_size": 900}),
