@@ -34,3 +34,52 @@ def test_a_piece_is_found_on_the_page_and_from_the_page(page, site, workers, pro
     expect(page.locator(".element.is-lit")).to_have_id(mark.get_attribute("data-mark"))
     page.get_by_role("link", name="Next page").click()
     expect(page.get_by_role("img", name=re.compile("^Page 5 of"))).to_be_visible()
+
+
+def test_three_files_are_dropped_and_what_is_left_out_stays_out(page, site, workers, project, trainer, shoot, problems):  # noqa: F811
+    log_in(page, site, "trainer")
+    page.goto(site + reverse("document_list", args=[project.pk]))
+    texts = {
+        "pump.md": "# The Orrin pump\n\nIt weighs 12 kg.\n\nIt was painted red by mistake.\n",
+        "valve.md": "# The valve\n\nIt opens at 12 bar.\n",
+        "parts.csv": "part,weight\nrotor,4 kg\n",
+    }
+    dropped = page.evaluate_handle(
+        """texts => {
+            const transfer = new DataTransfer();
+            for (const [name, text] of Object.entries(texts)) transfer.items.add(new File([text], name));
+            return transfer;
+        }""",
+        texts,
+    )
+    page.dispatch_event("[data-drop]", "drop", {"dataTransfer": dropped})
+    for name in texts:
+        expect(page.get_by_role("row").filter(has_text=name).get_by_text("done")).to_be_visible(timeout=300_000)
+    page.get_by_role("row").filter(has_text="pump.md").get_by_role("link", name="pump.md").click()
+    wrong = page.locator(".element").filter(has_text="painted red by mistake")
+    wrong.get_by_role("button", name="Leave out").click()
+    expect(wrong.get_by_text("left out")).to_be_visible()
+    wrong.get_by_role("link", name="Correct").click()
+    page.get_by_label("Text", exact=True).fill("It was painted green.")
+    page.get_by_role("button", name="Save").click()
+    mended = page.locator(".element").filter(has_text="It was painted green.")
+    expect(mended.get_by_text("left out")).to_be_visible()
+    shoot("document-corrected")
+    page.get_by_role("button", name="Parse again").click()
+    expect(page.get_by_text("compare readings")).to_be_visible(timeout=300_000)
+    expect(mended.get_by_text("left out")).to_be_visible()
+    expect(wrong).to_have_count(0)
+    page.get_by_role("link", name="Passages").click()
+    expect(page.get_by_text("It weighs 12 kg.")).to_be_visible()
+    expect(page.get_by_text("painted")).to_have_count(0)
+    page.go_back()
+    page.get_by_role("link", name="How it is read").click()
+    expect(page.get_by_text("1 passage (now 1)")).to_be_visible()
+    page.get_by_label("Characters in a passage").fill("300")
+    page.get_by_label("Characters in a passage").press("Tab")
+    expect(page.get_by_text("The passages this would cut")).to_be_visible()
+    shoot("document-reading")
+    page.get_by_role("button", name="Save and only cut passages anew").click()
+    expect(page.get_by_role("heading", name="pump.md")).to_be_visible()
+    page.get_by_role("link", name="compare readings").click()
+    expect(page.get_by_text("Both read the same pieces.")).to_be_visible()
