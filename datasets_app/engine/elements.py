@@ -73,7 +73,7 @@ def _sifted(raw: Iterable[Element], dropped: Dropped, *, keeps_running_heads: bo
         if not element.text or (element.kind != TABLE and is_noise(element.text)):
             dropped.noise += bool(element.text)
             continue
-        if element.kind not in {HEADER, FOOTER, TABLE} and _shape(element.text) in repeated:
+        if element.kind not in {HEADER, FOOTER, TABLE} and _shape(element) in repeated:
             element = replace(element, kind=HEADER)
         if element.kind in {HEADER, FOOTER}:
             dropped.running_heads += not keeps_running_heads
@@ -108,14 +108,13 @@ def _repeated(elements: list[Element]) -> set[str]:
     pages = {element.page for element in elements if element.page}
     if len(pages) < 4:
         return set()
-    seen = Counter(
-        shape for shape, _ in {(_shape(element.text), element.page) for element in elements if len(element.text) < 120}
-    )
+    seen = Counter(shape for shape, _ in {(_shape(each), each.page) for each in elements if len(each.text) < 120})
     return {shape for shape, count in seen.items() if count >= max(_REPEATED_MIN, _REPEATED_SHARE * len(pages))}
 
 
-def _shape(text: str) -> str:
-    return re.sub(r"\d+", "#", text)
+def _shape(element: Element) -> str:
+    """Running heads differ by their page's number; headings that differ by a number are different headings."""
+    return f"title {element.text}" if element.kind == TITLE else re.sub(r"\d+", "#", element.text)
 
 
 def _parts(element: Element, max_chars: int, table_chars: int) -> Iterator[Element]:

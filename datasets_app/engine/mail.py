@@ -1,6 +1,8 @@
 """E-mails: who wrote whom and when, what they wrote, and each attachment as a document of its own within it."""
 
 import email
+import email.errors
+import email.header
 import email.policy
 import uuid
 from collections.abc import Callable, Iterator
@@ -38,13 +40,21 @@ def read_msg(path: Path, read_attachment: Reader, warnings: list[str]) -> Iterat
 
     message = oxmsg.Message.load(str(path))
     headers = message.message_headers
-    fields = {name: headers.get(name, "") for name in ("From", "To", "Cc")}
+    fields = {name: _decoded(headers.get(name, "")) for name in ("From", "To", "Cc")}
     fields["From"] = fields["From"] or message.sender or ""
     fields["To"] = fields["To"] or ", ".join(entry.email_address or entry.name for entry in message.recipients)
     fields["Date"] = str(message.sent_date or "")
     attachments = [(entry.file_name or "attachment", entry.file_bytes or b"") for entry in message.attachments]
     mail = Mail(message.subject or "", fields, message.body or "", message.html_body or "", attachments)
     yield from _told(mail, read_attachment, warnings)
+
+
+def _decoded(field: str) -> str:
+    """A header's words, which may be encoded."""
+    try:
+        return str(email.header.make_header(email.header.decode_header(field)))
+    except (UnicodeDecodeError, LookupError, email.errors.HeaderParseError):
+        return field
 
 
 def _opened(message: EmailMessage) -> Mail:

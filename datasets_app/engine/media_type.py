@@ -130,6 +130,8 @@ def _zip_type(path: Path, filename: str) -> str:
     for member, kind in _MEMBERS:
         if member in names:
             return kind
+    if "xl/workbook.bin" in names:
+        raise InputError(f"“{filename}” is a binary Excel workbook (.xlsb); save it as XLSX first.")
     raise InputError(f"“{filename}” is a ZIP archive, not a document. Unpack it and upload what is inside.")
 
 
@@ -156,12 +158,14 @@ def _text_type(head: bytes, filename: str) -> str:
     suffix = Path(filename).suffix.lower()
     if suffix in _SUFFIXES:
         return _SUFFIXES[suffix]
+    if _is_mail(head, suffix):
+        return EML
     lowered = head[:4096].lower()
     if any(mark in lowered for mark in (b"<!doctype html", b"<html", b"<head", b"<body")):
         return HTML
     if lowered.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<?xml"):
         return XML
-    return EML if _is_mail(head, suffix) else TEXT
+    return TEXT
 
 
 def _is_mail(head: bytes, suffix: str) -> bool:

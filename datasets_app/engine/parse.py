@@ -4,6 +4,7 @@ import importlib.metadata
 import math
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,12 @@ def run(spec: ParseSpec, link: Channel) -> dict[str, Any]:
         )
     )
     characters = sum(len(element.text) for element in found)
-    if not any(element.kind not in {elements.HEADER, elements.FOOTER} for element in found):
-        raise InputError("No text was found in the file. If it is a scan, choose text recognition and parse it again.")
+    if not found:
+        hint = " If it is a scan, choose text recognition and parse it again." if kind == media_type.PDF else ""
+        raise InputError(f"No text was found in the file.{hint}")
+    if not any(chunks.make(found, reading)):  # headings, heads and feet alone: the parser took text for them
+        warnings.append("Every line looked like a heading, or like a head or foot of the page. All are read as text.")
+        found = list(elements.numbered(replace(each, kind=elements.TEXT, depth=None) for each in found))
     elements.write(found, out / "elements.jsonl")
     count = chunks.write(chunks.make(found, reading), out / "chunks.jsonl")
     for text in warnings:

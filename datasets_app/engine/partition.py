@@ -1,11 +1,13 @@
 """From Unstructured's elements to ours, and its partitioners for everything but PDF."""
 
+import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from datasets_app.engine import elements as kinds
-from datasets_app.engine import tables
+from datasets_app.engine import media_type, tables
 from datasets_app.engine.elements import Element
 
 _KIND = {
@@ -21,7 +23,13 @@ _KIND = {
     "Footer": kinds.FOOTER,
     "PageNumber": kinds.FOOTER,
 }
+_SPECIAL_DOCX = re.compile(
+    rb"application/vnd\.(?:ms-word\.(?:document|template)\.macroEnabled(?:Template)?"
+    rb"|openxmlformats-officedocument\.wordprocessingml\.template)\.main\+xml"
+)
+_FRONT_MATTER = re.compile(r"\A---[ \t]*\n.*?\n(?:---|\.\.\.)[ \t]*\n", re.DOTALL)
 TEXT_BLOCK_CHARACTERS = 50_000
+GUESSED_BYTES = 4  # from so many on that are no ASCII an encoding can be guessed; a few are Western Europe's
 
 
 def to_elements(found: list[Any]) -> list[Element]:
@@ -42,7 +50,22 @@ def to_elements(found: list[Any]) -> list[Element]:
 def read_docx(path: Path) -> Iterator[Element]:
     from unstructured.partition.docx import partition_docx
 
-    yield from to_elements(partition_docx(filename=str(path), languages=["eng"]))
+    yield from to_elements(partition_docx(filename=str(_as_plain_docx(path)), languages=["eng"]))
+
+
+def _as_plain_docx(path: Path) -> Path:
+    """A document with macros, or a template, as one without: python-docx opens no other. Nothing runs macros."""
+    with zipfile.ZipFile(path) as source:
+        types = source.read("[Content_Types].xml")
+        plain = _SPECIAL_DOCX.sub(media_type.DOCX.encode() + b".main+xml", types)
+        if plain == types:
+            return path
+        made = Path.cwd() / "plain.docx"
+        with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as target:
+            for member in source.infolist():
+                content = plain if member.filename == "[Content_Types].xml" else source.read(member)
+                target.writestr(member.filename, content)
+    return made
 
 
 def read_pptx(path: Path) -> Iterator[Element]:
@@ -84,7 +107,7 @@ def from_html(text: str) -> Iterator[Element]:
 def read_markdown(path: Path) -> Iterator[Element]:
     from unstructured.partition.md import partition_md
 
-    yield from _without_pages(partition_md(text=decode(path), languages=["eng"]))
+    yield from _without_pages(partition_md(text=_FRONT_MATTER.sub("", decode(path)), languages=["eng"]))
 
 
 def read_text(path: Path) -> Iterator[Element]:
@@ -118,7 +141,8 @@ def decode(path: Path) -> str:
     except UnicodeDecodeError:
         from charset_normalizer import from_bytes
 
-        best = from_bytes(content[:1_000_000]).best()
+        is_too_little = sum(byte > 127 for byte in content[:1_000_000]) < GUESSED_BYTES
+        best = None if is_too_little else from_bytes(content[:1_000_000]).best()
         return content.decode(best.encoding if best else "cp1252", errors="replace")
 
 

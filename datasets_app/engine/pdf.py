@@ -7,9 +7,12 @@ its fast path returns nothing, without a word, for scans, encrypted and damaged 
 
 import logging
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,12 @@ from datasets_app.engine.spec import Reading
 from finetune_site.lib.channel import Channel, InputError, load_json, write_json
 
 PAGES_AT_ONCE = 20
+MIN_STROKES = 8  # of a table: four lines of two points each, or two boxes
 MIN_CHARACTERS_PER_PAGE = 20
 TITLE_MAX_CHARACTERS = 140
 
+_SPACED = re.compile(r"(?:[\u3040-\u30ff\u4e00-\u9fff] ){2}")
+_BETWEEN = re.compile(r"(?<=[\u3000-\u30ff\u4e00-\u9fff]) +(?=[\u3000-\u30ff\u4e00-\u9fff])")
 Box = tuple[float, float, float, float]
 
 
@@ -58,7 +64,10 @@ def probe(path: Path, max_pages: int, reading: Reading) -> int:
     if reading.strategy == "ocr":
         ocr.check(reading.languages)
         return pages
-    characters = sum(document[number - 1].get_textpage().count_chars() for number in chosen)
+    counts = [_characters(document, number) for number in chosen]
+    if all(count is None for count in counts):
+        raise InputError("The PDF is damaged: none of its pages can be read. Export or download it again.")
+    characters = sum(count or 0 for count in counts)
     if characters < MIN_CHARACTERS_PER_PAGE * len(chosen) / 4:
         told = f"The PDF has {len(chosen)} pages but hardly any text ({characters} characters): it is probably a scan. "
         if reading.strategy == "text":
@@ -106,6 +115,16 @@ def read(
         warnings.append("Some pages could only be read as plain text; headings and lists on them are not told apart.")
 
 
+def _characters(document: Any, number: int) -> int | None:
+    """How many characters a page has as text; None for one that cannot be read."""
+    import pypdfium2
+
+    try:
+        return int(document[number - 1].get_textpage().count_chars())
+    except pypdfium2.PdfiumError:
+        return None
+
+
 def _scanned(path: Path, chosen: range, reading: Reading, warnings: list[str]) -> set[int]:
     """The pages that are pictures, as far as they can be read; a warning names those that cannot."""
     import pypdfium2
@@ -116,11 +135,10 @@ def _scanned(path: Path, chosen: range, reading: Reading, warnings: list[str]) -
     document = pypdfium2.PdfDocument(path)
     found = set()
     for number in chosen:
-        page = document[number - 1]
-        if page.get_textpage().count_chars() < MIN_CHARACTERS_PER_PAGE and any(
-            page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE], max_depth=3)
-        ):
-            found.add(number)
+        count = _characters(document, number)
+        if count is not None and count < MIN_CHARACTERS_PER_PAGE:
+            pictures = document[number - 1].get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE], max_depth=3)
+            found |= {number} if any(pictures) else set()
     if found:
         try:
             ocr.check(reading.languages)
@@ -170,19 +188,55 @@ def _extract(path: Path, first: int, last: int) -> Path:
 
 def _partition(partitioner: Any, part: Path, first: int) -> tuple[list[tuple[Element, Any]], bool]:
     """Elements with their boxes; plain text of the pages where Unstructured fails or finds nothing."""
+    import pypdfium2
+
     try:
-        found = partitioner.partition_pdf(filename=str(part), strategy="fast", languages=["eng"])
+        with _without_tagging():
+            found = partitioner.partition_pdf(filename=str(part), strategy="fast", languages=["eng"])
     except Exception as error:  # its parsers raise whatever a broken page makes them raise
         logging.getLogger(__name__).warning("unstructured: %s: %s", type(error).__name__, error)
         found = []
     elements = []
+    source = pypdfium2.PdfDocument(part)
     for element, piece in zip(to_elements(found), found, strict=True):
         box, system = _box(piece), piece.metadata.coordinates and piece.metadata.coordinates.system
         place = _shares(box, (0, 0, system.width, system.height)) if box and system else None
-        elements.append((replace(element, page=(element.page or 1) + first, box=place), box))
+        text = _reread(source[(element.page or 1) - 1], place, element.text)
+        elements.append((replace(element, text=text, page=(element.page or 1) + first, box=place), box))
     if elements:
         return elements, False
     return [(element, None) for element in _plain(part, first)], True
+
+
+@contextmanager
+def _without_tagging() -> Iterator[None]:
+    """Half of Unstructured's time goes into tagging parts of speech, to tell headings from sentences by their grammar.
+    `Fonts` tells them by their type, so every line that is no item of a list may pass for a sentence."""
+    text: Any = import_module("unstructured.partition.text")
+    by_grammar = text.is_possible_narrative_text
+    text.is_possible_narrative_text = lambda *_, **__: True
+    try:
+        yield
+    finally:
+        text.is_possible_narrative_text = by_grammar
+
+
+def _reread(page: Any, place: list[float] | None, text: str) -> str:
+    """The text as pdfium has it, where the engine is known to fail: letters that it found no Unicode for, and words from
+    right to left, which it writes from left to right. Between the signs of a vertical line it puts spaces."""
+    if _SPACED.search(text):
+        return _BETWEEN.sub("", text)
+    letters = [sign for sign in text if sign.isalpha()]
+    is_leftward = sum(unicodedata.bidirectional(sign) in {"R", "AL"} for sign in letters) > 0.3 * len(letters)
+    if place is None or not ("(cid:" in text or (letters and is_leftward)):
+        return text
+    width, height = page.get_size()
+    margin = 1.0
+    left, top, right, bottom = place
+    again = page.get_textpage().get_text_bounded(
+        left * width - margin, (1 - bottom) * height - margin, right * width + margin, (1 - top) * height + margin
+    )
+    return again if again.strip() else text
 
 
 def _plain(part: Path, first: int) -> Iterator[Element]:
@@ -212,12 +266,31 @@ def _shares(box: Box, page: Box) -> list[float] | None:
     return [round(min(max(share, 0.0), 1.0), 4) for share in (across[0], down[0], across[1], down[1])]
 
 
+def _with_rules(part: Path) -> list[int]:
+    """The pages, from 1, on which enough is drawn to rule a table: two rows of two columns take a few lines."""
+    import pypdfium2
+    import pypdfium2.raw as raw
+
+    drawn = []
+    for number, page in enumerate(pypdfium2.PdfDocument(part), start=1):
+        strokes = 0
+        for path in page.get_objects(filter=[raw.FPDF_PAGEOBJ_PATH], max_depth=4):
+            strokes += max(raw.FPDFPath_CountSegments(path), 0)
+            if strokes >= MIN_STROKES:
+                drawn.append(number)
+                break
+    return drawn
+
+
 def _ruled_tables(part: Path, first: int) -> dict[int, list[Table]]:
     """Ruled tables by page number; what looks like a table but has one column or mostly empty cells is none."""
     import pdfplumber
 
     found: dict[int, list[Table]] = {}
-    with pdfplumber.open(part) as document:
+    numbers = _with_rules(part)
+    if not numbers:
+        return found
+    with pdfplumber.open(part, pages=numbers) as document:
         for page in document.pages:
             for table in page.find_tables():
                 rows = [[" ".join((cell or "").split()) for cell in row] for row in table.extract()]
@@ -257,79 +330,118 @@ def _table_element(table: Table, page: int | None) -> Element:
 
 
 class Fonts:
-    """The sizes in which lines are set: the evidence for headings, of which Unstructured sees far too many."""
+    """The sizes and weights in which lines are set: the evidence for headings, of which Unstructured sees far too many.
+
+    A heading is a short line that is larger than the body's, or bold where the body is not and no sentence.
+    """
 
     def __init__(self, path: Path) -> None:
         import pypdfium2
 
         self._document = pypdfium2.PdfDocument(path)
-        self._sizes: dict[int, list[tuple[str, float]]] = {}
+        self._sizes: dict[int, list[Line]] = {}
         self._body = self._body_size()
         self._levels = self._heading_sizes()
 
     def correct(self, elements: list[tuple[Element, Any]]) -> list[tuple[Element, Any]]:
-        """Titles only where the type is larger than the body's; large short lines become titles."""
+        """Titles only where the type says so; short lines that are set as headings become titles."""
         return [(self._corrected(element), box) for element, box in elements]
 
     def _corrected(self, element: Element) -> Element:
         if element.kind not in {TITLE, TEXT, OTHER} or not element.page:
             return element
-        size = self._size_of(element)
-        is_large = size is not None and size >= 1.12 * self._body
-        if is_large and len(element.text) <= TITLE_MAX_CHARACTERS and re.search(r"[^\W\d]{2}", element.text):
-            return replace(element, kind=TITLE, depth=self._depth(size or 0))
+        size, is_bold = self._type_of(element)
+        is_short = len(element.text) <= TITLE_MAX_CHARACTERS and bool(re.search(r"[^\W\d]{2}", element.text))
+        if size >= 1.12 * self._body and is_short:
+            return replace(element, kind=TITLE, depth=self._depth(size))
+        if is_bold and size >= 0.95 * self._body and is_short and element.text.strip()[-1] not in ".,;:!?":
+            return replace(element, kind=TITLE, depth=len(self._levels))
         return replace(element, kind=TEXT) if element.kind == TITLE else element
 
     def _depth(self, size: float) -> int:
         return next((depth for depth, level in enumerate(self._levels) if size >= level - 0.3), len(self._levels))
 
-    def _size_of(self, element: Element) -> float | None:
+    def _type_of(self, element: Element) -> tuple[float, bool]:
+        """The size of its largest line, 0 where none is found; whether all its lines are bold and the body is not."""
         wanted = _squeeze(element.text)
-        if not wanted:
-            return None
-        lines = self._lines(element.page or 1)
-        whole = [size for text, size in lines if text == wanted]
-        parts = [size for text, size in lines if len(text) > 3 and wanted.startswith(text)]
-        return max(whole or parts, default=None)
+        lines = self._lines(element.page or 1) if wanted else []
+        found = [line for line in lines if line.text == wanted]
+        found = found or [line for line in lines if len(line.text) > 3 and wanted.startswith(line.text)]
+        is_bold = bool(found) and all(line.is_bold for line in found) and not self._is_body_bold
+        return max((line.size for line in found), default=0.0), is_bold
 
-    def _lines(self, page: int) -> list[tuple[str, float]]:
+    def _lines(self, page: int) -> "list[Line]":
+        import pypdfium2
+
         if page not in self._sizes:
-            self._sizes[page] = _sized_lines(self._document[page - 1])
+            try:
+                self._sizes[page] = _set_lines(self._document[page - 1])
+            except pypdfium2.PdfiumError:  # a page that cannot be read has no lines
+                self._sizes[page] = []
         return self._sizes[page]
 
     def _body_size(self) -> float:
         """The size in which most characters are set, from a sample of pages."""
         counts: Counter[float] = Counter()
+        bold: Counter[bool] = Counter()
         pages = len(self._document)
         for page in range(1, pages + 1, max(1, pages // 20)):
-            for text, size in self._lines(page):
-                counts[round(size, 1)] += len(text)
+            for line in self._lines(page):
+                counts[round(line.size, 1)] += len(line.text)
+                bold[line.is_bold] += len(line.text)
+        self._is_body_bold = bold[True] > 0.4 * bold.total()
         return counts.most_common(1)[0][0] if counts else 10.0
 
     def _heading_sizes(self) -> list[int]:
-        sizes = {round(size) for lines in self._sizes.values() for text, size in lines if size >= 1.12 * self._body}
+        lines = (line for lines in self._sizes.values() for line in lines)
+        sizes = {round(line.size) for line in lines if line.size >= 1.12 * self._body}
         return sorted(sizes, reverse=True)[:6]
 
 
-def _sized_lines(page: Any) -> list[tuple[str, float]]:
-    """Text objects joined into lines by their baseline: (text without spaces, size in points)."""
+@dataclass(frozen=True)
+class Line:
+    """A printed line: its text without spaces, its size in points, whether it begins and ends in bold."""
+
+    text: str
+    size: float
+    is_bold: bool
+
+
+def _set_lines(page: Any) -> list[Line]:
+    """Text objects joined into lines by their baseline."""
     import pypdfium2.raw as raw
 
-    lines: dict[int, tuple[str, float]] = {}
     textpage = page.get_textpage()
-    buffer_text: list[tuple[int, str, float]] = []
+    lines: dict[int, list[tuple[int, str, float]]] = {}
+    matrix = raw.FS_MATRIX()
     for position in range(textpage.count_chars()):
         code = raw.FPDFText_GetUnicode(textpage, position)
-        size = raw.FPDFText_GetFontSize(textpage, position)
-        matrix = raw.FS_MATRIX()
+        if code <= 32:
+            continue
         raw.FPDFText_GetMatrix(textpage, position, matrix)
-        if code > 32:
-            scale = abs(matrix.d) or abs(matrix.b) or 1.0
-            buffer_text.append((round(matrix.f), chr(code), size * scale))
-    for baseline, character, size in buffer_text:
-        text, largest = lines.get(baseline, ("", 0.0))
-        lines[baseline] = (text + character, max(largest, size))
-    return [(_squeeze(text), size) for text, size in lines.values()]
+        size = raw.FPDFText_GetFontSize(textpage, position) * (abs(matrix.d) or abs(matrix.b) or 1.0)
+        lines.setdefault(round(matrix.f), []).append((position, chr(code), size))
+    return [
+        Line(
+            _squeeze("".join(sign for _, sign, _ in line)),
+            max(size for _, _, size in line),
+            all(_is_bold(textpage, position) for position in (line[0][0], line[-1][0])),
+        )
+        for line in lines.values()
+    ]
+
+
+def _is_bold(textpage: Any, position: int) -> bool:
+    """By the weight that the font states, or else by its name: TeX's bold fonts state none."""
+    import ctypes
+
+    import pypdfium2.raw as raw
+
+    if raw.FPDFText_GetFontWeight(textpage, position) >= 600:
+        return True
+    name = ctypes.create_string_buffer(128)
+    raw.FPDFText_GetFontInfo(textpage, position, name, 128, None)
+    return bool(re.search(rb"bold|black|heavy|cmbx|-bd|nimb.*medi", name.value, re.IGNORECASE))
 
 
 def _squeeze(text: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from datasets_app.engine import tables
 from datasets_app.engine.elements import TABLE, TEXT, TITLE, Element
 from datasets_app.engine.partition import decode
+from finetune_site.lib.channel import InputError
 
 MAX_COLUMNS = 500
 TABLE_CHARS = 1500
@@ -28,7 +29,7 @@ def read_delimited(path: Path, delimiter: str) -> Iterator[Element]:
     if delimiter == "," and text[:5000].count(";") > text[:5000].count(","):
         delimiter = ";"
     csv.field_size_limit(10_000_000)
-    yield from _blocks(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), page=None)
+    yield from _blocks(_cells_of(text, delimiter), page=None)
 
 
 def read_xlsx(path: Path, warnings: list[str]) -> Iterator[Element]:
@@ -50,10 +51,21 @@ def _rows(sheet: Any, warnings: list[str]) -> Iterator[list[str]]:
         warnings.append(f"The sheet “{sheet.title}” has more than {MAX_COLUMNS} columns; the others were left out.")
 
 
+def _cells_of(text: str, delimiter: str) -> Iterator[list[str]]:
+    """Cells that are quoted may follow their delimiter at a distance."""
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=delimiter != "\t")
+
+
 def read_xls(path: Path) -> Iterator[Element]:
     import xlrd
 
-    with xlrd.open_workbook(str(path), on_demand=True) as book:
+    try:
+        opened = xlrd.open_workbook(str(path), on_demand=True)
+    except xlrd.XLRDError as error:
+        if "encrypted" in str(error).lower():
+            raise InputError("The workbook is encrypted with a password. Save a copy without one.") from error
+        raise
+    with opened as book:
         for number, name in enumerate(book.sheet_names(), start=1):
             sheet = book.sheet_by_name(name)
             yield from _sheet(name, (_old_row(sheet, at, book.datemode) for at in range(sheet.nrows)), number)
