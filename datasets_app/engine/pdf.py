@@ -222,7 +222,7 @@ def _without_tagging() -> Iterator[None]:
 
 
 def _reread(page: Any, place: list[float] | None, text: str) -> str:
-    """The text as pdfium has it, where the engine is known to fail: letters that it found no Unicode for, and words from
+    """The text as pdfium has it, where the engine is known to fail: letters it found no Unicode for, and words from
     right to left, which it writes from left to right. Between the signs of a vertical line it puts spaces."""
     if _SPACED.search(text):
         return _BETWEEN.sub("", text)
