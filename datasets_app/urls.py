@@ -24,6 +24,7 @@ urlpatterns = [
         name="page_act",
     ),
     path("documents/<int:pk>/corrections/<int:key>/forget", corrections.correction_forget, name="correction_forget"),
+    path("documents/<int:pk>/mask", corrections.document_mask, name="document_mask"),
     path("documents/<int:pk>/withdraw", documents.document_withdraw, name="document_withdraw"),
     path("documents/<int:pk>/readmit", documents.document_readmit, name="document_readmit"),
     path("documents/<int:pk>/delete", documents.document_delete, name="document_delete"),

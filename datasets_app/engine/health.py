@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+from datasets_app.engine import personal
 from datasets_app.engine.elements import FOOTER, HEADER, TABLE, Dropped, Element
 from datasets_app.engine.ocr import Report
 
@@ -28,6 +29,7 @@ def describe(elements: list[Element], pages: range, dropped: Dropped, recognised
         "empty_pages": [number for number in pages if number not in read][:LISTED_PAGES],
         "garbled_pages": sorted(_garbled(texts))[:LISTED_PAGES],
         "language": language_of(texts),
+        "personal": personal.count(texts),
         "dropped": asdict(dropped),
         "recognised": {**asdict(recognised), "pages": recognised.pages[:LISTED_PAGES]},
     }

@@ -6,6 +6,7 @@ from django.contrib.auth.models import User
 from django.db import transaction
 
 from datasets_app.engine import elements as kinds
+from datasets_app.engine import personal
 from datasets_app.engine.elements import Element as Piece
 from datasets_app.engine.elements import clean
 from datasets_app.models import Correction, Document, Element
@@ -57,6 +58,23 @@ def restore_element(*, actor: User, document: Document, index: int) -> Element:
     correction.new_text = correction.new_kind = ""
     correction.new_depth, correction.is_left_out = None, False
     return _apply(actor, locked, element, correction, "took back a correction of")
+
+
+@transaction.atomic
+def mask_personal(*, actor: User, document: Document) -> int:
+    """Replace personal data that its form gives away by the name of its kind, piece by piece, as corrections that a
+    person can take back; returns in how many pieces."""
+    changed = 0
+    for element in document.elements.filter(is_left_out=False).order_by("index"):
+        text = personal.masked(element.text)
+        if text != element.text:
+            correct_element(
+                actor=actor, document=document, index=element.index, text=text, kind=element.kind, depth=element.depth
+            )
+            changed += 1
+    if changed:
+        audit(document.project, actor, "masked personal data in", document, after={"pieces": changed})
+    return changed
 
 
 @transaction.atomic

@@ -64,6 +64,17 @@ def page_act(request: SignedInRequest, pk: str, number: str, act: str) -> HttpRe
 
 
 @require_POST
+def document_mask(request: SignedInRequest, pk: int) -> HttpResponse:
+    document = get_document(request.user, pk, role=Role.TRAINER)
+    count = services.mask_personal(actor=request.user, document=document)
+    if count:
+        messages.success(request, f"Personal data is masked in {count} piece{'s' if count > 1 else ''}.")
+    else:
+        messages.info(request, "Nothing of a known form stands in the document any more.")
+    return redirect(document)
+
+
+@require_POST
 def correction_forget(request: SignedInRequest, pk: int, key: int) -> HttpResponse:
     document = get_document(request.user, pk, role=Role.TRAINER)
     services.forget_correction(actor=request.user, document=document, key=key)

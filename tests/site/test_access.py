@@ -116,6 +116,7 @@ TABLE: dict[str, Row] = {
     "element_act": Row(TRAINER, "post", of="piece act"),
     "page_act": Row(TRAINER, "post", of="page act"),
     "correction_forget": Row(TRAINER, "post", of="lost correction"),
+    "document_mask": Row(TRAINER, "post", of="document"),
     "document_withdraw": Row(OWNER, "post", of="document"),
     "document_readmit": Row(OWNER, "post", of="document"),
     "document_delete": Row(OWNER, "post", of="document"),
