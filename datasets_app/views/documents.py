@@ -162,6 +162,12 @@ def _place(box: list[float] | None) -> dict[str, str] | None:
     return {"x": f"{left:.2f}", "y": f"{top:.2f}", "width": f"{right - left:.2f}", "height": f"{bottom - top:.2f}"}
 
 
+def _first_pieces(document: Document, page: int | None) -> dict[int, int]:
+    """The passages that begin on a page (or anywhere), by the piece that they begin with."""
+    chunks = document.chunks.filter(page_start=page) if page else document.chunks.all()
+    return {spans[0][0]: index for index, spans in chunks.values_list("index", "spans") if spans}
+
+
 def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
     found = get_document(request.user, pk)
     kept = found.elements.all()
@@ -172,8 +178,11 @@ def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
         kept = kept.filter(page=number)
     page = Paginator(kept, ELEMENTS_PER_PAGE).get_page(request.GET.get("page"))
     corrected = set(found.corrections.filter(element_index__isnull=False).values_list("element_index", flat=True))
+    begun = _first_pieces(found, number)
     for element in page.object_list:
         shown(element, found, is_corrected=element.index in corrected)
+        element.begins = passage = begun.get(element.index)  # type: ignore[attr-defined]
+        element.passages_page = (passage or 0) // CHUNKS_PER_PAGE + 1  # type: ignore[attr-defined]
     return {
         "lost": found.corrections.filter(element_index=None),
         "is_page_out": number in found.excluded_pages,

@@ -41,6 +41,7 @@ def test_it_is_read_page_by_page_and_each_piece_has_its_place(manual, viewer, cl
     assert f"Page {manual.pages} as it looks" in page_of(client, manual, only=999)
     whole = page_of(client, manual, only="")
     assert "data-mark" not in whole and "Lorvan 150" in whole
+    assert whole.count(">passage ") == manual.chunks.count() and 0 < fourth.count(">passage ") < 5
     for odd in ("0", "-1", "x", "9" * 40, "²"):
         assert client.get(manual.get_absolute_url(), {"only": odd}).status_code == 200
 
