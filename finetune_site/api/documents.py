@@ -58,6 +58,12 @@ class ReceivedOut(Schema):
     error: str
 
 
+class ArchiveOut(Schema):
+    """Each file of an archive."""
+
+    items: list[ReceivedOut]
+
+
 class ChunkOut(Schema):
     id: int
     index: int
@@ -154,15 +160,13 @@ def document_upload(request: TokenRequest, pk: Key, file: File[UploadedFile]) ->
     return Status(201, DocumentOut.from_orm(done.document))
 
 
-@router.post(
-    "/projects/{int:pk}/archives", auth=WRITE, response={201: list[ReceivedOut]}, operation_id="archive_upload"
-)
+@router.post("/projects/{int:pk}/archives", auth=WRITE, response={201: ArchiveOut}, operation_id="archive_upload")
 @once
 def archive_upload(request: TokenRequest, pk: Key, file: File[UploadedFile]) -> Status[Any]:
     """Upload a ZIP archive: every file in it is a document, or has a sentence that says why it is none."""
     project = fetch(request, get_project, pk, Role.TRAINER)
     received = services.upload(actor=request.user, project=project, name=file.name or "", blocks=file.chunks(2**20))
-    return Status(201, [ReceivedOut.from_orm(each) for each in received])
+    return Status(201, ArchiveOut(items=[ReceivedOut.from_orm(each) for each in received]))
 
 
 @router.get("/documents/{int:pk}", auth=READ, response=DocumentOut, operation_id="document_read")
