@@ -1,6 +1,7 @@
 """Generation: facts that stand in the text, each passage with its outcome, a run that goes on where it was cut."""
 
 import json
+import socket
 import threading
 from collections import Counter
 
@@ -10,6 +11,7 @@ from datasets_app.engine import facts, llm
 from datasets_app.engine.chunks import make, write
 from datasets_app.engine.elements import Element
 from datasets_app.engine.elements import write as write_elements
+from datasets_app.engine.spec import Reading
 from finetune_site.lib.process import Engine
 
 CELLS = [("Property", "Value"), ("Oil type", "Lorvan 150"), ("weight", "730 kg")]
@@ -27,7 +29,7 @@ ELEMENTS = [
 
 def generate(tmp_path, found=ELEMENTS, **fields):
     write_elements(found, tmp_path / "elements.jsonl")
-    write(make(found, 1800), tmp_path / "chunks.jsonl")
+    write(make(found, Reading()), tmp_path / "chunks.jsonl")
     source = {
         "id": 7,
         "name": "manual.pdf",
@@ -49,7 +51,7 @@ def rows(tmp_path):
 def test_every_example_rests_on_words_of_its_passage(tmp_path):
     outcome, events = generate(tmp_path)
     assert outcome.returncode == 0, outcome.log_tail
-    text = next(make(ELEMENTS, 1800)).text
+    text = next(make(ELEMENTS, Reading())).text
     made = rows(tmp_path)
     for row in made:
         assert text[row["quote_start"] : row["quote_end"]] == row["quote"]
@@ -136,12 +138,15 @@ def test_a_real_model_behind_a_real_server_gets_every_passage_an_outcome(tmp_pat
     parameters.model.path = str(spec.origin).replace("__init__.py", "SmolLM2-135M-Instruct.Q4_1.gguf")
     parameters.n_ctx, parameters.n_parallel, parameters.warmup = 4096, 1, False
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
-    parameters.hostnames, parameters.port = ["127.0.0.1"], 18_099
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    parameters.hostnames, parameters.port = ["127.0.0.1"], port
     server = xllamacpp.Server(parameters)
     assert threading.active_count() > 0
     model = {
         "provider": "openai",
-        "base_url": "http://127.0.0.1:18099/v1",
+        "base_url": f"http://127.0.0.1:{port}/v1",
         "model": "m",
         "pairs_per_chunk": 1,
         "wordings": 2,
@@ -152,5 +157,5 @@ def test_a_real_model_behind_a_real_server_gets_every_passage_an_outcome(tmp_pat
     [chunk] = [event for event in events if event["event"] == "chunk"]
     assert chunk["outcome"] in {"made", "refused"}, chunk
     assert chunk["made"] == len(rows(tmp_path))
-    text = next(make(ELEMENTS, 1800)).text
+    text = next(make(ELEMENTS, Reading())).text
     assert all(text[row["quote_start"] : row["quote_end"]] == row["quote"] for row in rows(tmp_path))
