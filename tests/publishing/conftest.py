@@ -61,12 +61,12 @@ def facts(shared: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def trained(smollm2: Path, facts: dict[str, str], shared: Path) -> Callable[..., Path]:
-    """Trains SmolLM2 in one way, once; gives the run's folder."""
+    """Trains SmolLM2, or another base, in one way, once; gives the run's folder."""
 
-    def train(name: str, **knobs: Any) -> Path:
-        with alone(shared, name) as folder:
+    def train(name: str, base: Path = smollm2, **knobs: Any) -> Path:
+        with alone(shared, f"{name} on {base.name}") as folder:
             if not (folder / "run" / "result.json").exists():
-                spec = {"task": "train", **facts, "base_dir": str(smollm2), "run_dir": str(folder / "run")}
+                spec = {"task": "train", **facts, "base_dir": str(base), "run_dir": str(folder / "run")}
                 finished = run_engine(folder, {**spec, "method": "lora", **KNOBS, **knobs})
                 assert finished.code == 0, finished.log[-2000:]
             return folder / "run"
