@@ -56,8 +56,7 @@ def exhaust() -> None:
         Job.objects.filter(state=JobState.QUEUED).update(not_before=None)
 
 
-def test_a_model_goes_every_step_and_answers_as_it_was_trained(real_run, ollama, double, trainer, viewer, client_of):
-    run = real_run
+def test_a_model_goes_every_step_and_answers_as_it_was_trained(run, ollama, double, trainer, viewer, client_of):
     client = client_of(trainer)
     url = reverse("publication_create", args=[run.pk])
     assert "The gate" in client.get(url).content.decode()
