@@ -193,7 +193,8 @@ def test_every_body_is_shown_as_one_would_send_it():
         for operation in methods.values():
             body = operation.get("requestBody", {}).get("content", {}).get("application/json")
             if body:
-                named = schemas[body["schema"]["$ref"].rpartition("/")[2]]
+                [reference] = {each.get("$ref") for each in body["schema"].get("anyOf", [body["schema"]])} - {None}
+                named = schemas[reference.rpartition("/")[2]]
                 [example] = named["examples"]
                 jsonschema_rs.validate({**named, "components": document["components"]}, example)
                 assert set(example) <= set(named["properties"]), path
