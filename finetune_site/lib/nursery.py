@@ -228,6 +228,7 @@ def main(preload: str, descriptor: int) -> Callable[[], None] | None:
     before = dict(os.environ)
     importlib.import_module(preload)
     made = {name: value for name, value in os.environ.items() if before.get(name) != value}
+    made |= {name: os.environ[name] for name in ("LD_PRELOAD",) if name in os.environ}  # it holds in every fork
     gc.freeze()  # a collection in a child would copy the pages of everything imported
     request = _serve(socket.socket(fileno=descriptor), made)
     return request.become if request else None

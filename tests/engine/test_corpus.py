@@ -38,17 +38,17 @@ class Budget:
 # Measured: a PDF 640 MB, what pandoc reads 500 MB, an Office file 400 MB, a sheet 330 MB, of which 270 MB are the
 # libraries that every one of them shares with the process it was forked from.
 BUDGETS = {
-    media_type.PDF: Budget(90, 900),
+    media_type.PDF: Budget(90, 1000),
     media_type.RTF: Budget(40, 900),
-    media_type.XLSX: Budget(15, 500),
-    media_type.XLS: Budget(15, 500),
+    media_type.XLSX: Budget(15, 750),
+    media_type.XLS: Budget(15, 750),
     media_type.EML: Budget(40, 900),  # with a PDF attached
     media_type.MSG: Budget(40, 900),
-    media_type.CSV: Budget(15, 500),
-    media_type.TSV: Budget(15, 500),
-    media_type.JSON: Budget(15, 500),
+    media_type.CSV: Budget(15, 750),
+    media_type.TSV: Budget(15, 750),
+    media_type.JSON: Budget(15, 750),
 }
-OTHER = Budget(30, 700)
+OTHER = Budget(30, 900)
 # What a file of this kind must give, beside some text.
 KINDS = {
     media_type.XLSX: {elements.TITLE},  # the name of a sheet

@@ -1,6 +1,6 @@
 """A correction finds its piece in another reading of the same file, or says that it did not."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets_app.engine.corrections import Correction, find
@@ -34,6 +34,7 @@ def test_no_piece_is_taken_twice():
     assert len(find([piece("a b c d")], [Correction(1, 1, "a b c d"), Correction(2, 1, "a b c e")])) == 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 3)), min_size=1, max_size=12), st.data())
 def test_the_same_reading_gives_each_correction_its_own_piece_back(pieces, data):
     read = [piece(text * 5, page) for text, page in sorted(pieces, key=lambda each: each[1])]
