@@ -84,6 +84,8 @@ def read(
 ) -> Iterator[Element]:
     """Elements page range by page range, so that memory stays bounded and progress is real. Each range is kept in the
     folder of the results as soon as it is read: another attempt goes on where this one was ended."""
+    import pypdfium2
+
     chosen = reading.pages(pages)
     scanned = _scanned(path, chosen, reading, warnings)
     fonts = Fonts(path) if len(scanned) < len(chosen) else None
@@ -100,9 +102,10 @@ def read(
             seen = ocr.Report()
             found, is_plain = _printed(path, numbers, fonts, reading) if fonts else ([], False)
             found = [element for element in found if element.page not in scanned]
+            document = pypdfium2.PdfDocument(path)
             for number in sorted(scanned & set(numbers)):
                 link.check()
-                found += ocr.read_picture(_drawn(path, number), number, reading.languages, seen)
+                found += ocr.read_picture(_drawn(document[number - 1]), number, reading.languages, seen)
                 link.emit("progress", done=number - chosen.start + 1, total=len(chosen), unit="pages")
             found.sort(key=lambda element: element.page or 0)
             rows = [asdict(element) for element in found]
@@ -165,11 +168,8 @@ def _printed(path: Path, numbers: range, fonts: "Fonts", reading: Reading) -> tu
     return found, is_plain
 
 
-def _drawn(path: Path, number: int) -> Any:
+def _drawn(page: Any) -> Any:
     """A page as a picture for recognition, within its limit of points."""
-    import pypdfium2
-
-    page = pypdfium2.PdfDocument(path)[number - 1]
     width, height = page.get_size()
     scale = min(ocr.DPI / 72, (ocr.MAX_PIXELS / max(width * height, 1)) ** 0.5)
     return page.render(scale=scale, grayscale=True).to_pil()

@@ -5,6 +5,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -59,29 +60,34 @@ class Received:
 
 def upload_document(*, actor: User, project: Project, name: str, blocks: Iterable[bytes]) -> Uploaded:
     """Keep a file under its hash, then its row and the job that parses it. `DocumentError` for what is no document."""
-    if told := disk_refusal(project):  # before anything is sent here in vain
-        raise DocumentError(told)
     name = _plain_name(name)
-    try:
-        with arriving("documents", name, blocks) as arrival:
-            return _keep(actor, project, name, arrival, media_type.sniff(arrival.aside, name))
-    except (InputError, TooLargeError, QuotaError, BucketError) as error:
-        raise DocumentError(str(error)) from error
+    with _taking(project, name, blocks) as arrival:
+        return _keep(actor, project, name, arrival, media_type.sniff(arrival.aside, name))
 
 
 def upload(*, actor: User, project: Project, name: str, blocks: Iterable[bytes]) -> list[Received]:
     """Keep a file, or every file of a ZIP archive: each is a document, or has a sentence that says why it is none."""
-    if told := disk_refusal(project):
-        return [Received(name, error=told)]
     name = _plain_name(name)
     try:
-        with arriving("documents", name, blocks) as arrival:
+        with _taking(project, name, blocks) as arrival:
             if media_type.is_plain_archive(arrival.aside):
                 return list(_unpack(actor, project, name, arrival.aside))
             done = _keep(actor, project, name, arrival, media_type.sniff(arrival.aside, name))
             return [Received(name, done.document, is_new=done.is_new)]
-    except (InputError, TooLargeError, QuotaError, BucketError) as error:
+    except DocumentError as error:
         return [Received(name, error=str(error))]
+
+
+@contextmanager
+def _taking(project: Project, name: str, blocks: Iterable[bytes]) -> Iterator[Arrival]:
+    """A file as it arrives; whatever keeps it from being taken is a `DocumentError`."""
+    if told := disk_refusal(project):  # before anything is sent here in vain
+        raise DocumentError(told)
+    try:
+        with arriving("documents", name, blocks) as arrival:
+            yield arrival
+    except (InputError, TooLargeError, QuotaError, BucketError) as error:
+        raise DocumentError(str(error)) from error
 
 
 def _unpack(actor: User, project: Project, archive_name: str, path: Path) -> Iterator[Received]:
