@@ -28,11 +28,11 @@ RUN set -eu; \
 FROM ${BASE}
 ARG VARIANT=cpu
 # What wheels load from the system: OpenMP (xllamacpp, bitsandbytes on a processor) and atomics (mimalloc); the program
-# that reads scans (more languages: tesseract-ocr-deu and so on). With CUDA,
+# that reads scans (more languages: tesseract-ocr-deu and so on) and the one that reads DOC and PPT. With CUDA,
 # Triton builds its launchers when they are first used and wants a C compiler. Versions are those of the base's release.
 # hadolint ignore=DL3008
 RUN set -eu; \
-    set -- util-linux libgomp1 libatomic1 tesseract-ocr; \
+    set -- util-linux libgomp1 libatomic1 tesseract-ocr libreoffice-writer-nogui libreoffice-impress-nogui; \
     test "$VARIANT" = cpu || set -- "$@" gcc libc6-dev; \
     apt-get update; \
     apt-get install -y --no-install-recommends "$@"; \

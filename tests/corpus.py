@@ -21,6 +21,7 @@ from pathlib import Path
 
 from datasets_app.engine.media_type import (
     CSV,
+    DOC,
     DOCX,
     EML,
     EPUB,
@@ -32,6 +33,7 @@ from datasets_app.engine.media_type import (
     ODT,
     ORG,
     PDF,
+    PPT,
     PPTX,
     RST,
     RTF,
@@ -336,9 +338,19 @@ CORPUS = [
     File("oletools-0.60.2/cheatsheet/oletools_cheatsheet.docx", refused="made to do harm", change="bomb by ratio"),
     File("oletools-0.60.2/cheatsheet/oletools_cheatsheet.docx", DOCX, ("Cheat Sheet",), change="climbing"),
     File("oletools-0.60.2/cheatsheet/oletools_cheatsheet.docx", DOCX, ("Cheat Sheet",), called="named-so.pdf"),
-    File(f"{_OLE}/msodde/harmless-clean.doc", refused="an old Word file (.doc)"),
-    File(f"{_OLE}/oleobj/embedded-simple-2007.ppt", refused="an old PowerPoint file (.ppt)"),
+    File(f"{_OLE}/msodde/harmless-clean.doc", DOC, ("This is a harmless test document.",), needs="soffice"),
+    File(
+        f"{_OLE}/msodde/dde-test-from-office2016.doc", DOC, ("This is a dde test file.",), lacks=("DDEAUTO",),
+        needs="soffice"),
+    File(f"{_OLE}/oleobj/embedded-unicode.doc", DOC, ("This file contains an embedded object",), needs="soffice"),
+    File(f"{_OLE}/oleobj/sample_with_calc_embedded.doc", refused=_NO_TEXT, needs="soffice"),
+    File(f"{_OLE}/encrypted/encrypted.doc", refused=_LOCKED, needs="soffice"),
     # PowerPoint
+    File(
+        f"{_OLE}/oleobj/embedded-simple-2007.ppt", PPT, ("This slide contains an embedded object",), needs="soffice",
+        pages=1),
+    File(f"{_OLE}/olevba/sample_with_vba.ppt", PPT, ("PPT VBA TEST",), lacks=("Sub ",), needs="soffice"),
+    File(f"{_OLE}/encrypted/encrypted.ppt", refused=_LOCKED, needs="soffice"),
     File("python_pptx-1.0.2/tests/test_files/test_slides.pptx", PPTX, ("Col head 1 | Col head 2",), pages=1),
     File(
         f"{_PPTX}/ph-populated-placeholders.pptx", PPTX, ("Title Text", "Body text"), pages=7),

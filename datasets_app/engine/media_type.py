@@ -12,6 +12,8 @@ DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 PPTX = "application/vnd.openxmlformats-officedocument.presentationml.presentation"
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 XLS = "application/vnd.ms-excel"
+DOC = "application/msword"
+PPT = "application/vnd.ms-powerpoint"
 ODT = "application/vnd.oasis.opendocument.text"
 EPUB = "application/epub+zip"
 RTF = "application/rtf"
@@ -32,20 +34,21 @@ JPEG = "image/jpeg"
 TIFF = "image/tiff"
 NAMES = {
     PDF: "PDF", DOCX: "Word document", PPTX: "PowerPoint presentation", XLSX: "Excel workbook",
-    XLS: "Excel workbook (old format)", ODT: "OpenDocument text", EPUB: "EPUB book", RTF: "RTF document",
+    XLS: "Excel workbook (old format)", DOC: "Word document (old format)",
+    PPT: "PowerPoint presentation (old format)", ODT: "OpenDocument text", EPUB: "EPUB book", RTF: "RTF document",
     EML: "e-mail", MSG: "Outlook message", HTML: "web page", XML: "XML", JSON: "JSON", JSON_LINES: "JSON Lines",
     CSV: "CSV table", TSV: "TSV table", MARKDOWN: "Markdown", RST: "reStructuredText", ORG: "Org text",
     TEXT: "plain text", PNG: "PNG picture", JPEG: "JPEG picture", TIFF: "TIFF picture",
 }  # fmt: skip
 # What stands for a page where it is not called so.
-PAGE_WORDS = {PPTX: "slide", XLSX: "sheet", XLS: "sheet"}
+PAGE_WORDS = {PPTX: "slide", PPT: "slide", XLSX: "sheet", XLS: "sheet"}
 PICTURES = {PNG, JPEG, TIFF}
 # Members of an archive are counted and weighed before anything unpacks them.
 ARCHIVES = {DOCX, PPTX, XLSX, ODT, EPUB}
 TEXTS = {HTML, XML, JSON, JSON_LINES, CSV, TSV, MARKDOWN, RST, ORG, TEXT, RTF}
 ACCEPTED = (
-    "PDF, Word (DOCX), PowerPoint (PPTX), Excel (XLSX, XLS), OpenDocument text, RTF, EPUB, HTML, e-mails (EML, MSG), "
-    "CSV, TSV, JSON, XML, Markdown, reStructuredText, Org, plain text, or scans as PNG, JPEG or TIFF"
+    "PDF, Word (DOCX, DOC), PowerPoint (PPTX, PPT), Excel (XLSX, XLS), OpenDocument text, RTF, EPUB, HTML, "
+    "e-mails (EML, MSG), CSV, TSV, JSON, XML, Markdown, reStructuredText, Org, plain text, or scans (PNG, JPEG, TIFF)"
 )
 
 _HEAD_BYTES = 65_536
@@ -69,8 +72,8 @@ _MIMETYPES = {EPUB.encode(): EPUB, ODT.encode(): ODT}
 # Names of streams in Microsoft's compound files, as their directory spells them.
 _STREAMS = (
     ("__properties_version1.0", MSG, ""),
-    ("WordDocument", "", "an old Word file (.doc); save it as DOCX or PDF first"),
-    ("PowerPoint Document", "", "an old PowerPoint file (.ppt); save it as PPTX or PDF first"),
+    ("WordDocument", DOC, ""),
+    ("PowerPoint Document", PPT, ""),
     ("EncryptedPackage", "", "encrypted with a password; save a copy without one and upload that"),
     ("Workbook", XLS, ""),
     ("Book", XLS, ""),

@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets_app.engine import mail, media_type, ocr, partition, pdf, pictures, sheets, structured
+from datasets_app.engine import mail, media_type, ocr, office, partition, pdf, pictures, sheets, structured
 from datasets_app.engine.elements import Element
 from datasets_app.engine.spec import ParseSpec, Reading
 from finetune_site.lib.channel import Cancelled, Channel, InputError
@@ -68,6 +68,8 @@ class Readers:
 _SIMPLE = {
     media_type.DOCX: partition.read_docx,
     media_type.PPTX: partition.read_pptx,
+    media_type.DOC: office.read_doc,
+    media_type.PPT: office.read_ppt,
     media_type.ODT: partition.read_odt,
     media_type.XLS: sheets.read_xls,
     media_type.EPUB: lambda path: partition.read_by_pandoc(path, "epub"),

@@ -99,7 +99,7 @@ def test_a_known_content_is_said_and_not_kept_twice(project, trainer, client_of)
     [
         ("empty.pdf", b"", "is empty"),
         ("program.pdf", b"MZ\x90\x00" + b"\x00" * 500, "Windows program"),
-        ("old.doc", b"\xd0\xcf\x11\xe0" + "WordDocument\0".encode("utf-16-le") * 50, "old Word file"),
+        ("other.doc", b"\xd0\xcf\x11\xe0" + "Something\0".encode("utf-16-le") * 50, "of an unknown kind"),
     ],
 )
 def test_what_is_no_document_is_refused_with_a_sentence(project, trainer, client_of, name, content, sentence):

@@ -252,7 +252,7 @@ def packed(tmp_path, name, members):
         (lambda tmp: packed(tmp, "a.epub", {"mimetype": "application/epub+zip"}), "cannot be read as EPUB"),
         (lambda tmp: packed(tmp, "a.xlsx", {"xl/workbook.xml": "a" * 150_000_000}), "made to do harm"),
         (lambda tmp: packed(tmp, "a.zip", {"a.txt": "text"}), "is a ZIP archive"),
-        (lambda tmp: write(tmp, "a.doc", b"\xd0\xcf\x11\xe0" + "WordDocument\0".encode("utf-16-le")), "old Word file"),
+        (lambda tmp: write(tmp, "a.doc", b"\xd0\xcf\x11\xe0" + "WordDocument\0".encode("utf-16-le")), "Word document"),
         (lambda tmp: write(tmp, "a.xls", b"\xd0\xcf\x11\xe0" + "Workbook\0".encode("utf-16-le")), "cannot be read as"),
         (lambda tmp: write(tmp, "a.xls", b"\xd0\xcf\x11\xe0" + "EncryptedPackage\0".encode("utf-16-le")), "encrypted"),
     ],
