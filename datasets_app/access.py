@@ -1,6 +1,7 @@
 """Who may see and change what documents and datasets hold. A stranger gets 404, a member below the role 403."""
 
 from typing import TypeVar
+from uuid import UUID
 
 from django.contrib.auth.models import User
 from django.db import models
@@ -15,6 +16,7 @@ from datasets_app.models import (
     Generation,
     ImportBatch,
     LabelStudioImport,
+    Upload,
 )
 from finetune_site.projects.access import require_role
 from finetune_site.projects.models import Project, Role
@@ -26,6 +28,12 @@ def get_document(user: User, pk: int, *, role: Role = Role.VIEWER) -> Document:
     document = get_object_or_404(Document.objects.visible_to(user).select_related("project", "job"), pk=pk)
     require_role(user, document.project, role)
     return document
+
+
+def get_upload(user: User, key: UUID) -> Upload:
+    upload = get_object_or_404(Upload.objects.visible_to(user).select_related("project"), pk=key)
+    require_role(user, upload.project, Role.TRAINER)
+    return upload
 
 
 def get_dataset(user: User, pk: int, *, role: Role = Role.VIEWER) -> Dataset:

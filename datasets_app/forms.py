@@ -34,6 +34,13 @@ class DocumentFilterForm(StyledMixin, forms.Form):
     )
 
 
+class UploadForm(forms.Form):
+    """What the page's script tells of a file that it will send in parts."""
+
+    name = forms.CharField(max_length=1000)
+    size = forms.IntegerField(min_value=0, max_value=2**50)
+
+
 class ReadingForm(StyledMixin, forms.Form):
     """How a document is read and cut. `reading` is what it says, once it is valid."""
 

@@ -1,10 +1,21 @@
 from django.urls import path, re_path
 
-from datasets_app.views import corrections, datasets, documents, labelstudio, labelstudio_import, readings, review
+from datasets_app.views import (
+    corrections,
+    datasets,
+    documents,
+    labelstudio,
+    labelstudio_import,
+    readings,
+    review,
+    uploads,
+)
 
 urlpatterns = [
     path("projects/<int:project>/documents/", documents.document_list, name="document_list"),
     path("projects/<int:project>/documents/upload", documents.document_upload, name="document_upload"),
+    path("projects/<int:project>/documents/arriving", uploads.upload_begin, name="upload_begin"),
+    path("documents/arriving/<uuid:key>", uploads.upload_part, name="upload_part"),
     path("documents/<int:pk>/", documents.document, name="document"),
     path("documents/<int:pk>/body", documents.document_body, name="document_body"),
     path("documents/<int:pk>/pages/<int:number>.png", documents.document_picture, name="document_picture"),

@@ -12,6 +12,7 @@ from datasets_app.models.labelstudio import (
     LabelStudioTask,
 )
 from datasets_app.models.tally import Counts, Tally
+from datasets_app.models.uploads import Upload
 
 __all__ = [
     "Chunk",
@@ -39,5 +40,6 @@ __all__ = [
     "ReadingDefault",
     "State",
     "Tally",
+    "Upload",
     "VersionEntry",
 ]

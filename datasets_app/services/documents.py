@@ -60,14 +60,14 @@ class Received:
 
 def upload_document(*, actor: User, project: Project, name: str, blocks: Iterable[bytes]) -> Uploaded:
     """Keep a file under its hash, then its row and the job that parses it. `DocumentError` for what is no document."""
-    name = _plain_name(name)
+    name = plain_name(name)
     with _taking(project, name, blocks) as arrival:
         return _keep(actor, project, name, arrival, media_type.sniff(arrival.aside, name))
 
 
 def upload(*, actor: User, project: Project, name: str, blocks: Iterable[bytes]) -> list[Received]:
     """Keep a file, or every file of a ZIP archive: each is a document, or has a sentence that says why it is none."""
-    name = _plain_name(name)
+    name = plain_name(name)
     try:
         with _taking(project, name, blocks) as arrival:
             if media_type.is_plain_archive(arrival.aside):
@@ -108,7 +108,7 @@ def _unpack(actor: User, project: Project, archive_name: str, path: Path) -> Ite
         elif not members:
             yield Received(archive_name, error=f"“{archive_name}” holds no file.")
         for member in members:
-            name = _plain_name(member.filename)
+            name = plain_name(member.filename)
             try:
                 with archive.open(member) as stream:
                     blocks = iter(partial(stream.read, 2**20), b"")
@@ -129,7 +129,7 @@ def _is_clutter(name: str) -> bool:
     )
 
 
-def _plain_name(name: str) -> str:
+def plain_name(name: str) -> str:
     """The last part of a name, which never becomes a path."""
     return Path(name.replace("\\", "/").replace("\x00", "")).name[:255] or "unnamed"
 

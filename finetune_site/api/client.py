@@ -8,6 +8,7 @@ work failed, 2 the site refused, 130 Ctrl-C.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -25,6 +26,8 @@ from rich.table import Table
 ENDED = ("succeeded", "failed", "cancelled")
 TIMEOUT = httpx.Timeout(60, read=120)
 PAUSE_SECONDS = 2.0
+PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0)
+SMALL_BYTES = 8 * 2**20
 told = Console(stderr=True, highlight=False, markup=False)
 
 
@@ -66,6 +69,36 @@ class Site:
                 if is_last:
                     raise Refused(f"{self.http.base_url.host} cannot be reached: {error}") from error
         raise AssertionError("never here")
+
+    def upload(self, project: int, file: Path) -> Any:
+        """The document that a file became. A large one goes in parts: a lost connection costs one of them."""
+        size = file.stat().st_size
+        if size <= SMALL_BYTES:
+            return self.post(f"/projects/{project}/documents", file=file)
+        begun = self.post(f"/projects/{project}/uploads", {"name": file.name, "size": size})
+        with Progress(console=told, transient=True) as progress, file.open("rb") as stream:
+            bar = progress.add_task(file.name, total=begun["size"])
+            while not begun["items"]:
+                progress.update(bar, completed=begun["arrived"])
+                stream.seek(begun["arrived"])
+                begun = self._send_part(begun, stream.read(begun["part_bytes"]))
+        became = begun["items"][0]
+        if became["error"]:
+            raise Refused(became["error"])
+        return became["document"]
+
+    def _send_part(self, begun: Any, part: bytes) -> Any:
+        path = f"/uploads/{begun['id']}"
+        for pause in PAUSES:
+            try:
+                return self._ask("PUT", f"{path}/parts/{begun['arrived']}", content=part)
+            except httpx.TransportError as error:
+                lost = error
+            time.sleep(pause)
+            with contextlib.suppress(httpx.TransportError):
+                if (now := self.get(path))["arrived"] != begun["arrived"]:  # it came, and its answer was lost
+                    return now
+        raise Refused(f"{self.http.base_url.host} cannot be reached: {lost}") from lost
 
     def watch(self, job: int) -> Iterator[dict[str, Any]]:
         """A job at each of its events, last when it has ended. Goes on where a lost stream stopped."""
@@ -151,7 +184,7 @@ def runs(site: Site, options: argparse.Namespace) -> bool:
 
 
 def upload(site: Site, options: argparse.Namespace) -> bool:
-    sent = [site.post(f"/projects/{options.project}/documents", file=path) for path in options.files]
+    sent = [site.upload(options.project, path) for path in options.files]
     went_well = [follow(site, document["job_id"]) for document in sent]
     show(sent, "id", "name", "job_id")
     return all(went_well)

@@ -5,12 +5,13 @@ from typing import Any
 from ninja import NinjaAPI, Router
 from ninja.openapi.schema import OpenAPISchema
 
-from finetune_site.api import chat, datasets, documents, jobs, label_studio, projects, publishing, runs
+from finetune_site.api import chat, datasets, documents, jobs, label_studio, projects, publishing, runs, uploads
 from finetune_site.api.errors import ErrorOut, register
 
 ROOMS: tuple[Router, ...] = (
     projects.router,
     documents.router,
+    uploads.router,
     datasets.router,
     label_studio.router,
     runs.router,

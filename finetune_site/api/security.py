@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
+from uuid import UUID
 
 from allauth.account.adapter import get_adapter
 from django.contrib.auth.models import User
@@ -62,7 +63,7 @@ def _slow_down(request: HttpRequest) -> None:
 READ, WRITE, TRAIN, PUBLISH = (Bearer(scope) for scope in Scope)
 
 
-def fetch(request: TokenRequest, get: Callable[..., Row], pk: int, role: Role | None = None) -> Row:
+def fetch(request: TokenRequest, get: Callable[..., Row], pk: int | UUID, role: Role | None = None) -> Row:
     """A row by its access function, hidden where the token is bound to another project."""
     row = get(request.user, pk, role=role) if role else get(request.user, pk)
     if request.auth.project_id not in (None, project_of(row).pk):

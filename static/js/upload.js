@@ -7,6 +7,7 @@
   const zone = form.querySelector("[data-drop]");
   const limit = Number(form.dataset.maxMb) * 2 ** 20;
   const most = Number(form.dataset.maxFiles);
+  const partBytes = Number(form.dataset.partBytes);
 
   function line(file) {
     const item = document.createElement("li");
@@ -45,25 +46,105 @@
     return found.length > 0 && !rows;
   }
 
-  function send(file) {
-    const { item, bar } = line(file);
-    if (file.size > limit) { bar.remove(); fail(item, `larger than ${form.dataset.maxMb} MB: split it, or ask the operator`); return Promise.resolve(false); }
-    return new Promise((done) => {
+  class Refused extends Error {}
+
+  // One request; rejects with Refused for an answer that says no, with another error where none came.
+  function ask(method, url, body, headers, onprogress) {
+    return new Promise((done, broken) => {
       const request = new XMLHttpRequest();
-      const body = new FormData();
-      body.append("csrfmiddlewaretoken", form.elements.csrfmiddlewaretoken.value);
-      body.append("files", file);
-      request.upload.onprogress = (event) => { if (event.lengthComputable) bar.value = event.loaded / event.total; };
+      request.upload.onprogress = (event) => { if (event.lengthComputable) onprogress?.(event.loaded); };
       request.onload = () => {
-        bar.remove();
-        if (request.status === 200) done(show(item, request.responseText));
-        else { fail(item, `the server refused it (${request.status}); reload the page and try again`); done(false); }
+        if (request.status === 200) return done(request);
+        if (request.status >= 502 || request.status === 400) return broken(new Error("no answer"));
+        let told = `the server refused it (${request.status}); reload the page and try again`;
+        try { told = JSON.parse(request.responseText).error || told; } catch { /* a page, not JSON */ }
+        broken(Object.assign(new Refused(told), { status: request.status }));
       };
-      request.onerror = () => { bar.remove(); fail(item, "the connection broke; choose the file again"); done(false); };
-      request.open("POST", form.action);
+      request.onerror = () => broken(new Error("no answer"));
+      request.open(method, url);
       request.setRequestHeader("X-Requested-With", "fetch");
+      request.setRequestHeader("X-CSRFToken", form.elements.csrfmiddlewaretoken.value);
+      for (const [name, value] of Object.entries(headers || {})) request.setRequestHeader(name, value);
       request.send(body);
     });
+  }
+
+  // Tries again while no answer comes, longer apart each time; a network that is back is noticed at once.
+  async function persist(act, item) {
+    const note = document.createElement("div");
+    note.className = "text-warning";
+    for (let wait = 1; ; wait *= 2) {
+      try {
+        const answer = await act();
+        note.remove();
+        return answer;
+      } catch (error) {
+        if (error instanceof Refused || wait > 64) { note.remove(); throw error; }
+        note.textContent = "the connection broke; trying again";
+        item.append(note);
+        await new Promise((again) => {
+          setTimeout(again, wait * 1000);
+          addEventListener("online", again, { once: true });
+        });
+      }
+    }
+  }
+
+  // A small file at once: sent twice, it is recognised by its content.
+  async function whole(file, { item, bar }) {
+    const body = () => { const filled = new FormData(); filled.append("files", file); return filled; };
+    const answer = await persist(() => ask("POST", form.action, body(), {}, (sent) => { bar.value = sent / file.size; }), item);
+    return answer.responseText;
+  }
+
+  // A large one part by part. Which upload it is, is remembered: chosen again after a reload it goes on where it ended.
+  async function inParts(file, { item, bar }) {
+    const key = `upload ${form.dataset.begin} ${file.name} ${file.size} ${file.lastModified}`;
+    let state = null;
+    if (localStorage.getItem(key)) {
+      try {
+        state = JSON.parse((await persist(() => ask("GET", localStorage.getItem(key)), item)).responseText);
+      } catch (error) {
+        if (error.status !== 404) throw error; // 404: too long ago
+      }
+    }
+    if (!state) {
+      const body = new FormData();
+      body.append("name", file.name);
+      body.append("size", file.size);
+      state = JSON.parse((await persist(() => ask("POST", form.dataset.begin, body), item)).responseText);
+      localStorage.setItem(key, state.url);
+    }
+    for (;;) {
+      const start = state.arrived;
+      bar.value = start / file.size;
+      bar.title = `${Math.round(100 * bar.value)} %`;
+      const part = file.slice(start, start + partBytes);
+      const answer = await persist(
+        () => ask("POST", state.url, part, { "Content-Type": "application/octet-stream", "Upload-Offset": start },
+          (sent) => { bar.value = (start + sent) / file.size; }), item);
+      if (!answer.getResponseHeader("Content-Type").startsWith("application/json")) {
+        localStorage.removeItem(key);
+        return answer.responseText;
+      }
+      state = JSON.parse(answer.responseText);
+    }
+  }
+
+  async function send(file) {
+    const row = line(file);
+    if (file.size > limit) { row.bar.remove(); fail(row.item, `larger than ${form.dataset.maxMb} MB: split it, or ask the operator`); return false; }
+    try {
+      const html = await (file.size > partBytes ? inParts(file, row) : whole(file, row));
+      return show(row.item, html);
+    } catch (error) {
+      const told = file.size > partBytes ? "the connection is gone; choose the file again when it is back, and the upload goes on where it ended"
+        : "the connection is gone; choose the file again when it is back";
+      fail(row.item, error instanceof Refused ? error.message : told);
+      return false;
+    } finally {
+      row.bar.remove();
+    }
   }
 
   async function upload(files) {

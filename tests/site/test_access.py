@@ -35,6 +35,7 @@ FILE = {"file": "adapter.zip", "bytes": 7, "sha256": "0" * 64, "problem": ""}
 PUBLIC, SIGNED_IN, OPERATOR = "anybody", "signed in", "operator"
 NOBODY, SCRAPER, NOWHERE, ABSENT = "nobody", "scraper", "nowhere", "absent"
 ASKER, ASKER_TRAINS = "asker", "asker who is a trainer"
+TRAINERS_OWN = "the trainer who made it"
 VIEWER, REVIEWER, TRAINER, OWNER = Role.VIEWER, Role.REVIEWER, Role.TRAINER, Role.OWNER
 
 TABLE: dict[str, Row] = {
@@ -105,6 +106,8 @@ TABLE: dict[str, Row] = {
     "job_requeue": Row(OWNER, "post", of="job"),
     "document_list": Row(VIEWER, of="in project"),
     "document_upload": Row(TRAINER, "post", of="in project"),
+    "upload_begin": Row(TRAINER, "post", of="in project"),
+    "upload_part": Row(TRAINERS_OWN, of="upload"),
     "document": Row(VIEWER, of="document"),
     "document_body": Row(VIEWER, of="document"),
     "document_chunks": Row(VIEWER, of="document"),
@@ -258,6 +261,8 @@ def test_the_table_is_complete():
 @pytest.fixture
 def things(project, owner, settings, bundled):
     """One of everything an address may name."""
+    from django.contrib.auth.models import User
+
     from datasets_app.models import (
         Conflict,
         DatasetVersion,
@@ -270,6 +275,7 @@ def things(project, owner, settings, bundled):
         LabelStudioServer,
         LabelStudioTask,
         ModelServer,
+        Upload,
     )
     from datasets_app.services import datasets, examples
     from datasets_app.services.pages import WIDTH
@@ -302,6 +308,7 @@ def things(project, owner, settings, bundled):
         project=project, name="b.pdf", sha256="1" * 64, size=1, media_type="application/pdf", uploaded_by=owner, pages=1
     )
     document.elements.create(index=0, kind="text", text="Some words.")
+    arriving = Upload.objects.create(project=project, by=User.objects.get(username="trainer"), name="c.txt", size=9)
     picture = drawn.picture_folder / f"1-{WIDTH}.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_bytes(b"\x89PNG")
@@ -373,6 +380,7 @@ def things(project, owner, settings, bundled):
         "rest": {"rest": "v1/nothing"},
         "membership": {"pk": project.pk, "member": membership.pk},
         "in project": {"project": project.pk},
+        "upload": {"key": arriving.pk},
         "page": {"pk": drawn.pk, "number": 1},
         "piece": {"pk": document.pk, "index": 0},
         "piece act": {"pk": document.pk, "index": 0, "act": "leave-out"},
@@ -401,6 +409,8 @@ def expected(row: Row, person: str) -> str:
         return "login"
     if row.least == ABSENT:
         return "hidden"
+    if row.least == TRAINERS_OWN:
+        return {"anonymous": "login", "trainer": "pass"}.get(person, "hidden")
     if row.least in (ASKER, ASKER_TRAINS):
         may = "pass" if row.least == ASKER else "refused"  # the asker is a viewer
         return may if person == "viewer" else "hidden"

@@ -25,7 +25,7 @@ from finetune_site.jobs import services as jobs
 from finetune_site.projects.models import Role
 from finetune_site.projects.services import create_project
 from tests.factories import make_user
-from tests.site.test_access import things  # noqa: F401  a fixture
+from tests.site.test_access import TRAINERS_OWN, things  # noqa: F401  a fixture
 
 PEOPLE = ("stranger", "viewer", "reviewer", "trainer", "owner", "operator")
 ANYONE, ASKER, OPERATOR = "anyone", "asker", "operator"  # who asked: the viewer here
@@ -54,6 +54,9 @@ TABLE: dict[str, Row] = {
     "document_list": Row(READ, VIEWER, "project"),
     "document_upload": Row(WRITE, TRAINER, "project", FILE),
     "archive_upload": Row(WRITE, TRAINER, "project", FILE),
+    "upload_begin": Row(WRITE, TRAINER, "project", {"name": "b.txt", "size": 9}),
+    "upload_read": Row(WRITE, TRAINERS_OWN, "upload"),
+    "upload_part": Row(WRITE, TRAINERS_OWN, "upload"),
     "document_read": Row(READ, VIEWER, "document"),
     "document_parse": Row(WRITE, TRAINER, "document"),
     "document_cut": Row(WRITE, TRAINER, "document", {"passage_size": 900}),
@@ -152,7 +155,7 @@ def ask(things, monkeypatch):  # noqa: F811  the fixture
         from django.db import transaction
 
         row, (method, path) = TABLE[name], operations()[name]
-        url = path.replace("{act}", "switch")
+        url = path.replace("{act}", "switch").replace("{start}", "0")
         for part, value in things[row.of].items():
             url = url.replace(f"{{{part}}}", str(value))
         headers = {"Authorization": f"Bearer {secret}"} if secret is not None else {}
@@ -190,7 +193,8 @@ def test_who_may_and_with_which_token(name, ask, operator, project):
         got[person] = seen(ask(name, secret_of(User.objects.get(username=person))))
     assert got == {person: expected(row, person) for person in PEOPLE}
 
-    whole = User.objects.get(username="viewer") if row.least == ASKER else operator
+    asker = {ASKER: "viewer", TRAINERS_OWN: "trainer"}.get(row.least)
+    whole = User.objects.get(username=asker) if asker else operator
     inactive, expired = make_user("gone"), timezone.now() - timedelta(seconds=1)
     secret = secret_of(inactive)
     User.objects.filter(pk=inactive.pk).update(is_active=False)
@@ -253,8 +257,8 @@ def test_only_a_hash_is_kept(owner):
 
 
 def expected(row: Row, person: str) -> str:
-    if row.least == ASKER:
-        return "pass" if person == "viewer" else "hidden"
+    if row.least in (ASKER, TRAINERS_OWN):
+        return "pass" if person == ("viewer" if row.least == ASKER else "trainer") else "hidden"
     if row.least == OPERATOR != person:
         return "hidden" if person == "stranger" else "refused"
     if row.least == ANYONE or person == "operator":

@@ -73,6 +73,7 @@ WITHOUT_ENTRY = {
     "ask": "a chat changes nothing",
     "ask_again": "a chat changes nothing",
     "begin": "a chat changes nothing",
+    "begin_upload": "nothing is here yet",
     "choose_project": "nothing is imported yet",
     "look_again": "nothing is imported yet",
     "start_import": "nothing is imported yet",

@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
+from datasets_app.models import Upload
 from datasets_app.services.storage import MIN_AGE_SECONDS, orphans, remove_orphan
 from finetune_site import bucket
 from finetune_site.jobs.models import FINISHED, Job
@@ -39,12 +40,13 @@ def _remove(folder: Path) -> None:
 
 
 def _folders() -> Iterator[tuple[Path, int]]:
-    """Folders of runs and models that are gone, and of jobs that have ended."""
+    """Folders of runs, models and uploads that are gone, and of jobs that have ended."""
+    uploads = {str(pk) for pk in Upload.objects.values_list("pk", flat=True)}
     runs = {str(pk) for pk in Run.objects.values_list("pk", flat=True)}
     models = {str(pk) for pk in BaseModel.objects.values_list("pk", flat=True)}
     jobs = {f"job-{pk}" for pk in Job.objects.exclude(state__in=FINISHED).values_list("pk", flat=True)}
     before = time.time() - MIN_AGE_SECONDS
-    for name, known in (("runs", runs), ("models", models), ("work", jobs)):
+    for name, known in (("runs", runs), ("models", models), ("work", jobs), ("arriving", uploads)):
         home = Path(settings.DATA_DIR) / name
         found = {path: path.stat().st_mtime for path in home.glob("*") if path.is_dir()}
         sizes = {path: folder_bytes(path) for path in found if path.name not in known}
