@@ -5,11 +5,12 @@ from typing import Any
 
 from django import forms
 
+from datasets_app import measures
 from datasets_app.engine.formats import FORMATS
 from datasets_app.engine.labelling import LAYOUTS, TURNS
 from datasets_app.engine.mapping import guess
 from datasets_app.engine.media_type import NAMES
-from datasets_app.engine.spec import MAX_PASSAGE, MIN_PASSAGE, Reading
+from datasets_app.engine.spec import MAX_PASSAGE, Reading
 from datasets_app.labelstudio import token_problem
 from datasets_app.models import Dataset, Document, Element, LabelStudioImport, LabelStudioServer, ModelServer, State
 from finetune_site.lib.channel import InputError
@@ -72,16 +73,31 @@ class ReadingForm(StyledMixin, forms.Form):
         help_text="A passage never crosses a heading, or a page. Examples of one section (or page) are never parted "
         "into training and testing.",
     )
+    tokens_of = forms.ChoiceField(
+        required=False,
+        label="Measured in",
+        help_text="Tokens of the base model that will be tuned say exactly what fits into its training.",
+    )
     passage_size = forms.IntegerField(
-        min_value=MIN_PASSAGE,
+        min_value=1,
         max_value=MAX_PASSAGE,
-        label="Characters in a passage",
-        help_text="About four make a token of English. A paragraph or table that is longer stays whole.",
+        label="Length of a passage",
+        help_text="A token of English has about four characters. A paragraph or table that is longer stays whole.",
     )
     overlap = forms.IntegerField(
-        min_value=0, label="Characters that overlap", help_text="Whole paragraphs that begin the next passage again."
+        min_value=0, label="Overlap", help_text="Whole paragraphs up to this length begin the next passage again."
     )
     is_default = forms.BooleanField(required=False, label="Read new documents of this project like this too")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        known = measures.names()
+        choices = [("", "characters"), *((name, f"tokens of {name}") for name in known)]
+        if (kept := self.initial.get("tokens_of", "")) and kept not in known:
+            choices.append((kept, f"tokens of {kept}, which is not here: four characters are taken for one"))
+        chooser = self.fields["tokens_of"]
+        assert isinstance(chooser, forms.ChoiceField)
+        chooser.choices = choices
 
     @staticmethod
     def initial_of(reading: Reading) -> dict[str, Any]:

@@ -24,7 +24,9 @@ def pytest_load_initial_conftests() -> Generator[None, None, None]:
     folder.chmod(0o755)
     _folders.append(folder)
     os.environ.update(FINETUNE_DATA_DIR=str(folder), FINETUNE_SECRET_KEY="only-for-tests-" + "x" * 40)
+    # Two processes test at once on two cores: threads that wait for each other make all of it several times slower.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("FINETUNE_ENGINE_THREADS", "1")
     os.environ.setdefault("FINETUNE_WARM_TRAINING", "on")  # hundreds of engines, each ten seconds of imports
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     # Playwright's synchronous interface keeps an event loop in its thread, which Django takes for an async caller.

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from datasets_app.engine.elements import FOOTER, HEADER, TITLE, Element
 from datasets_app.engine.spec import Reading
 
 SEPARATOR = "\n\n"
+Measure = Callable[[str], int]
 
 
 @dataclass(frozen=True)
@@ -25,29 +26,40 @@ class Chunk:
     spans: list[list[int]] = field(default_factory=list)
 
 
-def make(elements: Iterable[Element], reading: Reading) -> Iterator[Chunk]:
+def estimate(reading: Reading) -> Measure:
+    """Counts characters, or guesses tokens by them."""
+    return lambda text: -(-len(text) // reading.unit_characters)
+
+
+def make(elements: Iterable[Element], reading: Reading, measure: Measure | None = None) -> Iterator[Chunk]:
     """Elements in order, a new chunk at each heading (or page) and where its size would be passed; no element is cut.
 
-    What overlaps is the last whole elements of the chunk before, of the same section or page.
+    What overlaps is the last whole elements of the chunk before, of the same section or page. `measure`: what counts
+    the length of a text; a guess without one.
     """
+    measure = measure or estimate(reading)
+    between = measure(SEPARATOR)
     pending: list[Element] = []
+    sizes: list[int] = []
     fresh = 0  # how many of them no chunk has yet
     index = 0
     for element in elements:
         if element.kind in {HEADER, FOOTER} or element.is_left_out:
             continue
         begins_anew = bool(pending) and _place(element, reading) != _place(pending[-1], reading)
-        size = sum(len(member.text) + len(SEPARATOR) for member in pending)
-        if pending and (begins_anew or size + len(element.text) > reading.passage_size):
+        length = measure(element.text)
+        if pending and (begins_anew or sum(sizes) + between * len(sizes) + length > reading.passage_size):
             if fresh and any(member.kind != TITLE for member in pending):
                 yield _chunk(index, pending, reading)
                 index += 1
-                pending = [] if begins_anew else _tail(pending, reading.overlap)
+                kept = 0 if begins_anew else _tail(pending, sizes, reading.overlap)
+                pending, sizes = pending[len(pending) - kept :], sizes[len(sizes) - kept :]
                 fresh = 0
             elif begins_anew:
-                pending = []  # a heading with nothing under it: its words live on in the section path
+                pending, sizes = [], []  # a heading with nothing under it: its words live on in the section path
                 fresh = 0
         pending.append(element)
+        sizes.append(length)
         fresh += 1
     if fresh and any(member.kind != TITLE for member in pending):
         yield _chunk(index, pending, reading)
@@ -57,13 +69,11 @@ def _place(element: Element, reading: Reading) -> object:
     return element.page if reading.cut == "page" and element.page else element.section
 
 
-def _tail(members: list[Element], overlap: int) -> list[Element]:
-    """The last whole elements that together have at most so many characters."""
-    kept: list[Element] = []
-    for member in reversed(members):
-        if sum(len(other.text) for other in kept) + len(member.text) > overlap or member.kind == TITLE:
-            break
-        kept.insert(0, member)
+def _tail(members: list[Element], sizes: list[int], overlap: int) -> int:
+    """How many of the last whole elements together are at most that long."""
+    kept = 0
+    while kept < len(members) and members[-1 - kept].kind != TITLE and sum(sizes[-1 - kept :]) <= overlap:
+        kept += 1
     return kept
 
 

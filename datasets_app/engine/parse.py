@@ -30,7 +30,7 @@ def run(spec: ParseSpec, link: Channel) -> dict[str, Any]:
         elements.finish(
             _within(reader.read(kind, path, pages), reading, spec),
             spec.max_element_chars,
-            reading.passage_size,
+            reading.passage_size * reading.unit_characters,
             dropped,
             keeps_running_heads=reading.keeps_running_heads,
         )

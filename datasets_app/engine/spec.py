@@ -9,13 +9,15 @@ from finetune_site.lib.channel import InputError
 GENERATORS = ("extractive", "verbatim", "llm")
 STRATEGIES = ("auto", "text", "ocr")
 CUTS = ("section", "page")
-MIN_PASSAGE, MAX_PASSAGE = 200, 20_000
+MIN_PASSAGE, MAX_PASSAGE = 200, 20_000  # in characters; in tokens a quarter of it
+CHARACTERS_A_TOKEN = 4
 
 
 @dataclass(frozen=True)
 class Reading:
     """How a file is read and cut into passages: what people choose. `last_page` 0 is the end; `languages` as tesseract
-    names them; `passage_size` in characters; `overlap`: so many characters of whole pieces begin the next passage."""
+    names them; `passage_size` in characters, or in tokens of the base model that `tokens_of` names; `overlap`: whole
+    pieces of at most that length begin the next passage."""
 
     strategy: str = "auto"
     languages: tuple[str, ...] = ("eng",)
@@ -26,6 +28,7 @@ class Reading:
     cut: str = "section"
     passage_size: int = 1800
     overlap: int = 0
+    tokens_of: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "languages", tuple(self.languages))
@@ -35,10 +38,21 @@ class Reading:
             raise InputError("Name at least one language for text recognition, as tesseract does: eng, deu, fra.")
         if self.first_page < 1 or (self.last_page and self.last_page < self.first_page):
             raise InputError("The first page must be 1 or more, and the last one not before it.")
-        if not MIN_PASSAGE <= self.passage_size <= MAX_PASSAGE:
-            raise InputError(f"A passage must take between {MIN_PASSAGE} and {MAX_PASSAGE:,} characters.")
+        least, most = MIN_PASSAGE // self.unit_characters, MAX_PASSAGE // self.unit_characters
+        if not least <= self.passage_size <= most:
+            raise InputError(f"A passage must take between {least} and {most:,} {self.unit}.")
         if not 0 <= self.overlap <= self.passage_size // 2:
             raise InputError("Passages may overlap by at most half their size.")
+
+    @property
+    def unit(self) -> str:
+        """What `passage_size` and `overlap` count."""
+        return "tokens" if self.tokens_of else "characters"
+
+    @property
+    def unit_characters(self) -> int:
+        """So many characters of English its unit has, about."""
+        return CHARACTERS_A_TOKEN if self.tokens_of else 1
 
     def pages(self, count: int) -> range:
         """The pages to read of so many, from 1; `InputError` when there is none."""

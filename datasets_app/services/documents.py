@@ -33,7 +33,7 @@ from finetune_site.projects.services import audit
 logger = logging.getLogger(__name__)
 PARSE, CUT = "datasets.parse", "datasets.cut"
 MAX_UNPACKED, MAX_RATIO = 4, 200  # of an archive, by the largest upload and by its own size
-CUTTING = ("cut", "passage_size", "overlap")  # what of a reading says how passages are cut
+CUTTING = ("cut", "passage_size", "overlap", "tokens_of")  # what of a reading says how passages are cut
 
 
 class DocumentError(Exception):

@@ -14,6 +14,7 @@ from datasets_app.engine import chunks as engine_chunks
 from datasets_app.engine import corrections as engine_corrections
 from datasets_app.engine import elements as engine_elements
 from datasets_app.engine.spec import Reading
+from datasets_app.measures import measure_of
 from datasets_app.models import Chunk, Correction, Document, Element, Parsing
 from datasets_app.services import intake
 
@@ -62,7 +63,7 @@ def pieces(document: Document) -> list[engine_elements.Element]:
 
 def preview(document: Document, reading: Reading) -> Iterator[engine_chunks.Chunk]:
     """The passages that other settings would cut."""
-    return engine_chunks.make(pieces(document), reading)
+    return engine_chunks.make(pieces(document), reading, measure_of(reading))
 
 
 def corrected(document: Document, read: list[engine_elements.Element]) -> list[engine_elements.Element]:
@@ -103,6 +104,7 @@ def unpacked(parsing: Parsing) -> list[engine_elements.Element]:
 
 def _cut(document: Document, found: list[engine_elements.Element]) -> None:
     document.chunks.all().delete()
-    made = engine_chunks.make(found, document.reading_settings)
+    reading = document.reading_settings
+    made = engine_chunks.make(found, reading, measure_of(reading))
     Chunk.objects.bulk_create((Chunk(document=document, **vars(entry)) for entry in made), batch_size=1000)
     intake.find_chunks_again(document)

@@ -14,6 +14,7 @@ from datasets_app.access import get_document
 from datasets_app.engine.elements import Element
 from datasets_app.engine.spec import Reading
 from datasets_app.forms import ReadingForm
+from datasets_app.measures import measure_of
 from datasets_app.models import Document, Parsing
 from datasets_app.services import documents as services
 from datasets_app.services import readings
@@ -76,9 +77,12 @@ def document_compare(request: SignedInRequest, pk: int) -> HttpResponse:
 def _preview(document: Document, reading: Reading) -> dict[str, Any]:
     """The first passages, and what can be said of them all."""
     made = list(readings.preview(document, reading))
-    sizes = sorted(len(chunk.text) for chunk in made)
+    measure = measure_of(reading)
+    lengths = [measure(chunk.text) for chunk in made]
+    sizes = sorted(lengths)
     return {
-        "chunks": made[:PREVIEWED],
+        "chunks": list(zip(made, lengths, strict=True))[:PREVIEWED],
+        "unit": reading.unit,
         "count": len(made),
         "median": sizes[len(sizes) // 2] if sizes else 0,
         "longest": sizes[-1] if sizes else 0,

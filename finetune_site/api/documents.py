@@ -15,7 +15,7 @@ from datasets_app.models import Document
 from datasets_app.services import corrections
 from datasets_app.services import documents as services
 from finetune_site.api.errors import ApiError
-from finetune_site.api.fields import Key, Line, Place, example
+from finetune_site.api.fields import Key, Line, Name, Place, example
 from finetune_site.api.idempotency import once
 from finetune_site.api.paging import Page, Paging, paged
 from finetune_site.api.security import READ, WRITE, TokenRequest, fetch
@@ -87,12 +87,14 @@ class ElementOut(Schema):
 
 
 class CutIn(Schema):
-    """How passages are cut; what is not sent stays as it is."""
+    """How passages are cut; what is not sent stays as it is. `tokens_of`: the base model in whose tokens the sizes
+    are; empty for characters."""
 
     model_config = example(passage_size=1200, overlap=200)
     cut: Literal["section", "page"] | None = None
     passage_size: int | None = None
     overlap: int | None = None
+    tokens_of: Name | Literal[""] | None = None
 
 
 class ReadingIn(CutIn):

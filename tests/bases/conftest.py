@@ -7,7 +7,8 @@ import pytest
 
 from finetune_site.lib.files import sha256_of
 from tests.engine.engine_process import run_engine
-from tests.publishing.conftest import alone, double, ollama_store, shared  # noqa: F401
+from tests.publishing.conftest import double, ollama_store  # noqa: F401
+from tests.smollm2 import alone
 from training_app.engine.bundled import find_gguf
 
 
@@ -21,7 +22,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def read_back(store: Path, shared: Path) -> Path:  # noqa: F811
+def read_back(store: Path, shared: Path) -> Path:
     """The model that the engine makes of that file; it takes half a minute, so one process does it."""
     with alone(shared, "read_back") as folder:
         if not (folder / "result.json").exists():

@@ -1,7 +1,13 @@
 """What people correct in a document stands in its passages, and stands again after the next reading."""
 
+import shutil
+
 import pytest
 from django.urls import reverse
+from django.utils import timezone
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from datasets_app.models import Correction, Document
 from datasets_app.services import corrections, documents, readings
@@ -195,6 +201,44 @@ def test_other_passages_are_previewed_and_cut(pump, trainer, viewer, client_of):
     assert answer.url == pump.get_absolute_url() and pump.reading == {"passage_size": 200}
     made = documents.upload_document(actor=trainer, project=pump.project, name="b.md", blocks=[b"# A\n\nSome text."])
     assert made.document.reading == {"passage_size": 200}
+
+
+@pytest.fixture
+def word_model(bundled):
+    """A base model that is ready, whose tokens are words."""
+    tokenizer = Tokenizer(WordLevel({"?": 0}, unk_token="?"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    bundled.folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(bundled.folder / "tokenizer.json"))
+    bundled.ready_at = timezone.now()
+    bundled.save(update_fields=["ready_at"])
+    yield bundled
+    shutil.rmtree(bundled.folder)
+
+
+def test_passages_are_measured_in_tokens_of_a_base(project, trainer, client_of, word_model):
+    text = "# Words\n\n" + "\n\n".join(" ".join([word] * 24) for word in ("extraordinarily", "a", "bb"))
+    made = documents.upload_document(actor=trainer, project=project, name="w.md", blocks=[text.encode()]).document
+    run_all()
+    client, url = client_of(trainer), reverse("document_reading", args=[made.pk])
+    typed = {
+        "strategy": "auto", "languages": "eng", "first_page": 1, "last_page": 0, "cut": "section", "overlap": 0,
+        "passage_size": 50, "tokens_of": word_model.name,
+    }  # fmt: skip
+    page = client.post(url, {**typed, "act": "preview"}, headers={"HX-Request": "true"}).content.decode()
+    assert "2 passages (now 1)" in page and "49 tokens" in page
+    assert client.post(url, {**typed, "passage_size": 49, "act": "preview"}).status_code == 422
+    client.post(url, {**typed, "act": "cut"})
+    run_all()
+    assert [len(passage.split()) for passage in passages(made)] == [49, 24]  # the first with its heading
+    # Without the model four characters are taken for a token: the long words make a passage of their own.
+    word_model.ready_at = None
+    word_model.save(update_fields=["ready_at"])
+    made.refresh_from_db()
+    documents.cut_again(actor=trainer, document=made, reading=made.reading_settings)
+    run_all()
+    assert [len(passage.split()) for passage in passages(made)] == [25, 48]
+    assert "which is not here" in client.get(url).content.decode()
 
 
 def test_two_readings_are_compared(pump, trainer, viewer, client_of):

@@ -17,6 +17,7 @@ from finetune_site.lib.process import Engine
 from training_app.jobs.runs import ENGINE, PRELOAD
 
 ROOT = Path(__file__).resolve().parents[2]
+WITH_THREADS = {"train", "preview", "evaluate", "chat", "benchmark", "export"}
 FEW_THREADS = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 ENVIRONMENT = {**os.environ, **FEW_THREADS}
 
@@ -45,7 +46,7 @@ def start(folder: Path, fields: dict[str, Any], *, stdin: int = subprocess.DEVNU
     """Write the spec and start the engine on it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "engine-spec.json"
-    path.write_text(json.dumps(fields))
+    path.write_text(json.dumps(_on_one_thread(fields)))
     return subprocess.Popen(
         [sys.executable, "-m", "training_app.engine", str(path)],
         cwd=ROOT,
@@ -78,12 +79,17 @@ def run_engine(folder: Path, fields: dict[str, Any]) -> Finished:
     """Run it to its end as a runner does that keeps PyTorch imported."""
     folder.mkdir(parents=True, exist_ok=True)
     spec, log = folder / "engine-spec.json", folder / "engine-log.txt"
-    spec.write_text(json.dumps(fields))
+    spec.write_text(json.dumps(_on_one_thread(fields)))
     log.unlink(missing_ok=True)
     events: list[dict[str, Any]] = []
     with Engine(ENGINE, [str(spec)], log_path=log, env=FEW_THREADS, preload=PRELOAD) as engine:
         outcome = engine.run(events.append, lambda: False)
     return Finished(outcome.returncode, events, log.read_text(errors="replace"))
+
+
+def _on_one_thread(fields: dict[str, Any]) -> dict[str, Any]:
+    """Tests run beside each other: each engine has a core, unless a test says otherwise."""
+    return {"threads": 1, **fields} if fields.get("task") in WITH_THREADS else fields
 
 
 class Listener(Channel):
@@ -110,7 +116,7 @@ def train_here(fields: dict[str, Any], stop_at: int | None = None) -> Finished:
     from training_app.engine.spec import TrainSpec
     from training_app.engine.train import train
 
-    return _here(lambda listener: train(TrainSpec(**fields), listener), Listener(stop_at))
+    return _here(lambda listener: train(TrainSpec(**{"threads": 1, **fields}), listener), Listener(stop_at))
 
 
 def evaluate_here(fields: dict[str, Any]) -> Finished:
@@ -118,7 +124,7 @@ def evaluate_here(fields: dict[str, Any]) -> Finished:
     from training_app.engine.evaluate import evaluate
     from training_app.engine.spec import EvaluateSpec
 
-    return _here(lambda listener: evaluate(EvaluateSpec(**fields), listener), Listener())
+    return _here(lambda listener: evaluate(EvaluateSpec(**{"threads": 1, **fields}), listener), Listener())
 
 
 def _here(task: Callable[[Listener], dict[str, Any]], listener: Listener) -> Finished:

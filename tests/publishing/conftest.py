@@ -4,74 +4,19 @@ Training it takes a minute, so it is done once. Most tests publish a small model
 and learnt the same facts: every step is as real, and seconds long.
 """
 
-import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.browser.conftest import browser_context_args, browser_type_launch_args, context, shoot, workers  # noqa: F401
 from tests.engine.engine_process import run_engine
-from tests.engine.test_smollm2 import version as make_version
 from tests.ollama_server import OllamaServer, ollama_server
+from tests.smollm2 import alone
 
 GOOD = {"recall": (6, 0, 5, 0), "general": (10, 8, 8, 7)}
-KNOBS = {"epochs": 3, "learning_rate": 2e-3, "rehearsal_share": 0, "sample_answers": 0}
-
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all processes of this test run see: what takes a minute is made by one of them."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "publishing"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-@contextmanager
-def alone(folder: Path, name: str) -> Iterator[Path]:
-    """The folder of that name while no other process makes it."""
-    with (folder / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder / name
-
-
-@pytest.fixture(scope="session")
-def smollm2(shared: Path) -> Path:
-    """The bundled model, prepared."""
-    with alone(shared, "smollm2") as folder:
-        if not (folder / "result.json").exists():
-            made = run_engine(shared / "prepare", {"task": "prepare", "source": "bundled", "out_dir": str(folder)})
-            assert made.code == 0, made.log[-2000:]
-    return folder
-
-
-@pytest.fixture(scope="session")
-def facts(shared: Path) -> dict[str, str]:
-    """A sealed version of six facts in six wordings."""
-    with alone(shared, "facts") as folder:
-        folder.mkdir(exist_ok=True)
-        path = folder / "version.parquet"
-        return {"data_path": str(path), "data_sha256": make_version(path)}
-
-
-@pytest.fixture(scope="session")
-def trained(smollm2: Path, facts: dict[str, str], shared: Path) -> Callable[..., Path]:
-    """Trains SmolLM2, or another base, in one way, once; gives the run's folder."""
-
-    def train(name: str, base: Path = smollm2, **knobs: Any) -> Path:
-        with alone(shared, f"{name} on {base.name}") as folder:
-            if not (folder / "run" / "result.json").exists():
-                spec = {"task": "train", **facts, "base_dir": str(base), "run_dir": str(folder / "run")}
-                finished = run_engine(folder, {**spec, "method": "lora", **KNOBS, **knobs})
-                assert finished.code == 0, finished.log[-2000:]
-            return folder / "run"
-
-    return train
 
 
 @pytest.fixture(scope="session")

@@ -473,14 +473,13 @@ def test_a_version_that_is_gone_in_ollama_is_not_switched_to(run, ollama, double
     assert model.current == second and "is not in Ollama any more as it was published" in model.switch_job.error_text
 
 
-def test_the_file_comes_whole_with_its_hash(real_run, trainer, viewer, stranger, client_of):
-    run = real_run
+def test_the_file_comes_whole_with_its_hash(run, trainer, viewer, stranger, client_of):
     client = client_of(trainer)
     page = client.get(reverse("export_list", args=[run.pk])).content.decode()
-    assert "about 257" in page, "sizes are not told before"
-    client.post(reverse("export_create", args=[run.pk]), {"format": "adapter"})
+    assert "about 9.5" in page, "sizes are not told before"
+    client.post(reverse("export_create", args=[run.pk]), {"format": "merged"})
     run_all()
-    made = Export.objects.get(format="adapter")
+    made = Export.objects.get(format="merged")
     assert made.is_ready and made.job.state == "succeeded"
     url = reverse("export_download", args=[made.pk])
     answer = client_of(viewer).get(url)

@@ -46,6 +46,12 @@ def keep_base(base: BaseModel) -> None:
     Mirror(base.folder).push()
 
 
+def base_file(base: BaseModel, name: str, max_bytes: int) -> bytes:
+    """A file of a base model that is ready, from here or from the bucket, without its weights."""
+    path = base.folder / name
+    return path.read_bytes() if path.exists() else Mirror(base.folder).read(name, max_bytes)
+
+
 def bytes_of(run: Run, names: tuple[str, ...]) -> int:
     """What these subfolders and files of a run take, here or in the bucket."""
     here = sum(_bytes(run.folder / name) for name in names)
