@@ -217,6 +217,7 @@ def pages(keys: dict[str, int]) -> dict[str, list[str]]:
         "home": [reverse("home")],
         "project": [reverse("project", args=[project])],
         "documents": [reverse("document_list", args=[project])],
+        "documents of a kind": [f"{reverse('document_list', args=[project])}?words=7&kind=application/pdf&state=read"],
         "datasets": [reverse("dataset_list", args=[project])],
         "dataset": [reverse("dataset", args=[dataset])],
         "examples": [examples],

@@ -20,6 +20,7 @@ from typing import Any
 
 from finetune_site.lib.files import sha256_of
 from tests.go_template import GoTemplateError, render_go
+from training_app.engine.gguf_facts import read_facts
 
 NAME = re.compile(r"(?:[\w.-]+/)?(?:[\w-]+/)?[a-zA-Z0-9_][\w.-]{0,79}(?::[a-zA-Z0-9_][\w.-]{0,79})?")
 # What Ollama attaches to a GGUF whose own template is near enough to ChatML's: it knows no default system message.
@@ -218,10 +219,7 @@ class OllamaServer:
                     yield json.loads(line[6:])
 
     def _jinja(self, digest: str) -> str:
-        from gguf import GGUFReader
-
-        field_ = GGUFReader(self.blob(digest)).fields.get("tokenizer.chat_template")
-        return str(field_.contents()) if field_ else ""
+        return str(read_facts(self.blob(digest)).get("tokenizer.chat_template", ""))
 
     def facts(self, digest: str) -> dict[str, Any]:
         """The file's keys as `/api/show` tells them: without its name and template, with its weights counted."""
