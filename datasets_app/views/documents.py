@@ -12,8 +12,7 @@ from datasets_app.engine.tables import cells
 from datasets_app.forms import DocumentFilterForm
 from datasets_app.models import Document, Element
 from datasets_app.services import documents as services
-from datasets_app.services import pages
-from datasets_app.services.uploads import PART_BYTES
+from datasets_app.services import pages, uploads
 from finetune_site.bucket import BucketError
 from finetune_site.projects.access import SignedInRequest, get_project, has_role
 from finetune_site.projects.models import Role
@@ -38,7 +37,7 @@ def document_list(request: SignedInRequest, project: int) -> HttpResponse:
         "may_upload": has_role(request.user, of, Role.TRAINER),
         "max_mb": settings.UPLOAD_MAX_BYTES // 2**20,
         "max_files": settings.UPLOAD_MAX_FILES,
-        "part_bytes": PART_BYTES,
+        "part_bytes": uploads.PART_BYTES,
     }
     return render(request, "datasets/document_list.html", context)
 

@@ -6,7 +6,8 @@ import pytest
 from django.urls import reverse
 from playwright.sync_api import expect
 
-from datasets_app.services import documents
+from datasets_app.models import Document, Upload
+from datasets_app.services import documents, uploads
 from tests.browser.test_journey import MANUAL, log_in, problems  # noqa: F401  a fixture
 
 pytestmark = [pytest.mark.browser]
@@ -75,11 +76,56 @@ def test_three_files_are_dropped_and_what_is_left_out_stays_out(page, site, work
     page.go_back()
     page.get_by_role("link", name="How it is read").click()
     expect(page.get_by_text("1 passage (now 1)")).to_be_visible()
-    page.get_by_label("Characters in a passage").fill("300")
-    page.get_by_label("Characters in a passage").press("Tab")
+    page.get_by_label("Length of a passage").fill("300")
+    page.get_by_label("Length of a passage").press("Tab")
     expect(page.get_by_text("The passages this would cut")).to_be_visible()
     shoot("document-reading")
     page.get_by_role("button", name="Save and only cut passages anew").click()
     expect(page.get_by_role("heading", name="pump.md")).to_be_visible()
     page.get_by_role("link", name="compare readings").click()
     expect(page.get_by_text("Both read the same pieces.")).to_be_visible()
+
+
+def test_a_large_file_goes_on_after_a_lost_connection_and_after_a_reload(
+    page,
+    site,
+    project,
+    trainer,
+    tmp_path,
+    monkeypatch,
+    problems,  # noqa: F811
+):
+    monkeypatch.setattr(uploads, "PART_BYTES", 1000)
+    path = tmp_path / "long.txt"
+    path.write_text("The Orrin pump weighs 41 kg. " * 120)
+    log_in(page, site, "trainer")
+    page.goto(site + reverse("document_list", args=[project.pk]))
+    started = []
+
+    def lose(route):
+        """The second part is lost once, and the third whenever it is sent, until the page is loaded anew."""
+        start = int(route.request.headers["upload-offset"])
+        started.append(start)
+        if start == 2000 or (start == 1000 and started.count(1000) == 1):
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/documents/arriving/*", lose)
+    page.get_by_label("Drop files here or choose them").set_input_files(path)
+    page.get_by_role("button", name="Upload").click()
+    expect(page.get_by_text("the connection broke; trying again")).to_be_visible()
+    for _ in range(600):
+        page.wait_for_timeout(100)
+        if 2000 in started:
+            break
+    assert started[:4] == [0, 1000, 1000, 2000] and Upload.objects.get().arrived == 2000
+    page.unroute("**/documents/arriving/*")
+    page.reload()
+    page.on("request", lambda request: started.append(request.headers.get("upload-offset", "")))
+    page.get_by_label("Drop files here or choose them").set_input_files(path)
+    page.get_by_role("button", name="Upload").click()
+    expect(page.get_by_role("row").filter(has_text="long.txt")).to_be_visible()
+    assert [start for start in started if isinstance(start, str) and start] == ["2000", "3000"]
+    assert Document.objects.get().path.read_text() == path.read_text()
+    assert page.evaluate("Object.keys(localStorage).filter(key => key.startsWith('upload'))") == []
