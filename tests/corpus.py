@@ -365,10 +365,7 @@ CORPUS = [
     File(
         f"{_XLSX}/xlsx2csv-test-file.xlsx", XLSX, ("| MSP |",), pages=5),
     File(
-        f"{_XLSX}/formatted_inline_string.xlsx", XLSX, ("Regular",),
-        fault="Its list of parts names shared strings, but it has none, since its texts stand in its cells: openpyxl "
-        "raises KeyError, and the workbook is called damaged.",
-    ),
+        f"{_XLSX}/formatted_inline_string.xlsx", XLSX, ("Regular",)),
     File(f"{_OLE}/excel4-macros/excel4_sample_macro.xlsm", XLSX, ("Macro1",)),
     File(f"{_OLE}/encrypted/encrypted.xlsx", refused=_LOCKED),
     File(f"{_KIT}/realdata/ne_1033_data.xlsx", refused=_DAMAGED, change="cut"),
@@ -439,9 +436,7 @@ CORPUS = [
     # E-mails
     File(f"{_MAILS}/mail_test_2", EML, ("Bollettino Meteorologico del 29/11/2015",), called="mail-with-pdf.eml"),
     File(
-        f"{_MAILS}/mail_test_12", EML, ("代开各地增值税发票", "13662615434"), lacks=("浠",), called="mail-gb2312.eml",
-        fault="A body in UTF-8 whose header says GB2312 is decoded as it says, and no sign of it is right.",
-    ),
+        f"{_MAILS}/mail_test_12", EML, ("代开各地增值税发票", "13662615434"), lacks=("浠",), called="mail-gb2312.eml"),
     File(
         f"{_MAILS}/mail_test_8", EML, ("Have you ever wanted to land",), called="mail-of-html.eml"),
     File(f"{_MAILS}/mail_test_1", EML, ("письмо уведом",), called="mail-with-zip.eml"),
@@ -449,9 +444,7 @@ CORPUS = [
     File(f"{_DOCX}/par-known-paragraphs.docx", EML, ("Heading Paragraph",), called="mail.eml", change="climbing_mail"),
     File("msg_parser-1.2.0/tests/files/outer.msg", MSG, ("outer subject", "Outer body")),
     File(
-        "msg_parser-1.2.0/tests/files/outer.msg", MSG, ("test",), about="the message in it",
-        fault="A message within an Outlook message is said to be empty and left out.",
-    ),
+        "msg_parser-1.2.0/tests/files/outer.msg", MSG, ("test",), about="the message in it"),
     File(
         "msg_parser-1.2.0/tests/files/other.msg", MSG, ("Mail Delivery Subsystem",)),
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """E-mails: who wrote whom and when, what they wrote, and each attachment as a document of its own within it."""
 
+import contextlib
 import email
 import email.errors
 import email.header
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from email.message import EmailMessage, MIMEPart
 from pathlib import Path
 
+from datasets_app.engine import outlook
 from datasets_app.engine.elements import TEXT, TITLE, Element
 from datasets_app.engine.partition import from_html, from_text
 
@@ -44,7 +46,10 @@ def read_msg(path: Path, read_attachment: Reader, warnings: list[str]) -> Iterat
     fields["From"] = fields["From"] or message.sender or ""
     fields["To"] = fields["To"] or ", ".join(entry.email_address or entry.name for entry in message.recipients)
     fields["Date"] = str(message.sent_date or "")
-    attachments = [(entry.file_name or "attachment", entry.file_bytes or b"") for entry in message.attachments]
+    attachments = [
+        (entry.file_name or "attachment", entry.file_bytes) for entry in message.attachments if entry.file_bytes
+    ]
+    attachments += outlook.embedded(path)
     mail = Mail(message.subject or "", fields, message.body or "", message.html_body or "", attachments)
     yield from _told(mail, read_attachment, warnings)
 
@@ -104,11 +109,15 @@ def _name(part: EmailMessage) -> str:
 def _text(part: MIMEPart | None) -> str:
     if part is None:
         return ""
+    payload = part.get_payload(decode=True)
+    content = payload if isinstance(payload, bytes) else b""
+    if not content.isascii():  # hardly any other text is UTF-8 by chance, whatever its header says
+        with contextlib.suppress(UnicodeDecodeError):
+            return content.decode()
     try:
         return str(part.get_content())
     except (LookupError, ValueError):  # a character set that does not exist
-        payload = part.get_payload(decode=True)
-        return payload.decode("utf-8", errors="replace") if isinstance(payload, bytes) else ""
+        return content.decode("utf-8", errors="replace")
 
 
 def _content(part: EmailMessage) -> bytes:

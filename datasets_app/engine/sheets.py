@@ -7,6 +7,8 @@ never evaluated, and macros are not looked at.
 import csv
 import datetime
 import io
+import shutil
+import zipfile
 from collections.abc import Iterable, Iterator
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -21,6 +23,7 @@ MAX_COLUMNS = 500
 TABLE_CHARS = 1500
 CELL_CHARS = 2000
 LOOKED_AT_ROWS = 1000
+SHARED_STRINGS = "xl/sharedStrings.xml"
 
 
 def read_delimited(path: Path, delimiter: str) -> Iterator[Element]:
@@ -35,11 +38,23 @@ def read_delimited(path: Path, delimiter: str) -> Iterator[Element]:
 def read_xlsx(path: Path, warnings: list[str]) -> Iterator[Element]:
     from openpyxl import load_workbook
 
-    with path.open("rb") as stream:  # by its name alone, which has no suffix, it is refused
+    with _with_shared_strings(path).open("rb") as stream:  # by its name alone, which has no suffix, it is refused
         book = load_workbook(stream, read_only=True, data_only=True)
         for number, sheet in enumerate(book.worksheets, start=1):
             sheet.reset_dimensions()  # what a file says of its size may be made up
             yield from _sheet(sheet.title, _rows(sheet, warnings), number)
+
+
+def _with_shared_strings(path: Path) -> Path:
+    """A workbook whose texts stand in its cells may name a list of shared ones that it has not: openpyxl wants it."""
+    with zipfile.ZipFile(path) as book:
+        if SHARED_STRINGS in book.namelist() or SHARED_STRINGS.encode() not in book.read("[Content_Types].xml"):
+            return path
+    made = Path.cwd() / "workbook.xlsx"
+    shutil.copyfile(path, made)
+    with zipfile.ZipFile(made, "a") as book:
+        book.writestr(SHARED_STRINGS, '<sst xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"/>')
+    return made
 
 
 def _rows(sheet: Any, warnings: list[str]) -> Iterator[list[str]]:
