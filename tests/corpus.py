@@ -354,7 +354,7 @@ CORPUS = [
     File("python_pptx-1.0.2/tests/test_files/test_slides.pptx", PPTX, ("Col head 1 | Col head 2",), pages=1),
     File(
         f"{_PPTX}/ph-populated-placeholders.pptx", PPTX, ("Title Text", "Body text"), pages=7),
-    File(f"{_PPTX}/cht-charts.pptx", refused=_NO_TEXT),
+    File(f"{_PPTX}/cht-charts.pptx", PPTX, ("Category 2 | 2.5 | 4.4 | 2",)),
     File(f"{_OLE}/encrypted/encrypted.pptx", refused=_LOCKED),
     # Sheets
     File(f"{_KIT}/realdata/ne_1033_data.xlsx", XLSX, ("RIFLE,5.56 MILLIMETER",)),
