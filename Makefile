@@ -5,7 +5,7 @@ HOST ?= 127.0.0.1
 DOC ?=
 BIN := .venv/bin
 
-.PHONY: run run-label-studio demo test check bench clean
+.PHONY: run run-label-studio demo test check bench audit clean
 .DELETE_ON_ERROR:
 
 run: .venv/runs                ## start everything: http://127.0.0.1:8000
@@ -30,6 +30,11 @@ check: .venv/tests             ## style, types, structure, migrations, deploymen
 
 bench: .venv/tests .venv-label-studio/ready             ## every benchmark, one after another
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+audit:                         ## known vulnerabilities of everything that is pinned; asks pypi.org
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	.venv-audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt -r constraints-label-studio.txt
 
 .venv/python:
 	$(PYTHON) -m venv .venv
@@ -56,4 +61,4 @@ bench: .venv/tests .venv-label-studio/ready             ## every benchmark, one 
 	touch $@
 
 clean:                         ## remove the environment; data in var/ stays
-	rm -rf .venv .venv-label-studio
+	rm -rf .venv .venv-label-studio .venv-audit
