@@ -87,6 +87,8 @@ def read(
             told = load_json(kept)
             found, is_plain = [Element(**fields) for fields in told["elements"]], told["is_plain"]
             seen = ocr.Report(**told["recognised"])
+            if fonts:
+                fonts.learn(found)
         else:
             seen = ocr.Report()
             found, is_plain = _printed(path, numbers, fonts, reading) if fonts else ([], False)
@@ -154,8 +156,9 @@ def _printed(path: Path, numbers: range, fonts: Fonts, reading: Reading) -> tupl
     tables = pdf_tables.ruled(part, first) if reading.finds_tables else {}
     if reading.finds_tables:
         for number in numbers:
-            lines, size = fonts.lines(number), fonts.size_of(number)
-            tables[number] = pdf_tables.with_aligned(lines, size, tables.get(number, []))
+            if not fonts.is_turned(number):
+                lines, size = fonts.lines(number), fonts.size_of(number)
+                tables[number] = pdf_tables.with_aligned(lines, size, tables.get(number, []))
     found = list(pdf_tables.merge(fonts.correct(pieces), tables))
     part.unlink()
     return found, is_plain

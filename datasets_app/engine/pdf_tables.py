@@ -23,16 +23,26 @@ MAX_CELL = 40  # characters; what is longer is running text that stands beside
 TYPICAL_CELL = 25
 ROW_STEP = 2.6  # times the size of the type: at most so far is a row under the one before
 Box = tuple[float, float, float, float]
+Row = list[Piece]
 _FIGURE = re.compile(r"[^\w]*\d")
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its box in points from the top left and as shares of the page, its cells row by row."""
+    """A table: its box in points from the top left and as shares of the page, its cells row by row. `is_ruled`: all
+    that stands in its box is in its cells."""
 
     box: Box
     place: list[float] | None
     rows: list[list[str]]
+    is_ruled: bool = True
+
+    def holds(self, text: str) -> bool:
+        """Whether its cells say all of a text that stands in its box."""
+        if self.is_ruled:
+            return True
+        words = {word for row in self.rows for cell in row for word in cell.split()}
+        return words.issuperset(text.split())
 
     def element(self, page: int | None) -> Element:
         html = tables.html_of(self.rows)
@@ -66,9 +76,8 @@ def with_aligned(lines: list[Line], size: tuple[float, float], ruled_ones: list[
     under each other have their cells in columns. One that has more columns than those it covers, whose sides are open,
     takes their place. `size` of the page in points."""
     width, height = size
-    rows = [row for line in lines if len(row := [each for each in line.pieces if len(each.text) <= MAX_CELL]) > 1]
     found = list(ruled_ones)
-    for run in _runs(rows):
+    for run in _runs(lines):
         if not (table := _table(run, width, height)):
             continue
         covered = [other for other in ruled_ones if _is_inside(_middle(other.box), table.box)]
@@ -85,7 +94,7 @@ def merge(elements: list[tuple[Element, Box | None]], found: dict[int, list[Tabl
     for element, box in elements:
         of_page = found.get(element.page or 0, ())
         table = next((entry for entry in of_page if box and _is_inside(_middle(box), entry.box)), None)
-        if table is None:
+        if table is None or not table.holds(element.text):
             yield element
         elif id(table) not in placed:
             placed.add(id(table))
@@ -132,43 +141,65 @@ def _parted(cells: list[list[str]]) -> Iterator[list[str]]:
         yield [" ".join(" ".join(lines).split()) for lines in cells]
 
 
-def _runs(rows: list[list[Piece]]) -> Iterator[list[list[Piece]]]:
-    """Rows close under each other."""
-    run: list[list[Piece]] = []
-    for row in rows:
-        if run and run[-1][0].base - row[0].base > ROW_STEP * max(piece.size for piece in row):
+def _runs(lines: list[Line]) -> Iterator[list[Row]]:
+    """The short pieces of lines close under each other. A line of running text alone ends a run; text that stands
+    beside the cells does not."""
+    run: list[Row] = []
+    for line in lines:
+        row = [piece for piece in line.pieces if len(piece.text) <= MAX_CELL]
+        is_far = run and run[-1][0].base - line.pieces[0].base > ROW_STEP * line.size
+        if run and (is_far or not row):
             yield run
             run = []
-        run.append(row)
+        if len(row) > 1 or (run and row):  # what has one piece alone begins no table
+            run.append(row)
     if run:
         yield run
 
 
-def _table(run: list[list[Piece]], width: float, height: float) -> Table | None:
+def _table(run: list[Row], width: float, height: float) -> Table | None:
     """The table that a run of rows is, None for one whose pieces only happen to stand so."""
-    if len(run) < MIN_ROWS:
+    while run and len(run[-1]) == 1:
+        run = run[:-1]
+    full = [row for row in run if len(row) > 1]
+    if len(full) < MIN_ROWS:
         return None
-    count = Counter(map(len, run)).most_common(1)[0][0]
-    columns = _columns([row for row in run if len(row) == count])
+    count = Counter(map(len, full)).most_common(1)[0][0]
+    columns = _columns([row for row in full if len(row) == count])
     if len(columns) != count:
         return None
-    rows = [filled for row in run if sum(map(bool, filled := _in_columns(row, columns))) > 1]
+    rows = list(_filled_rows(run, columns))
     cells = [cell for row in rows for cell in row if cell]
     if len(rows) < MIN_ROWS or _filled(rows) < MIN_ALIGNED_FILLED or median(map(len, cells)) > TYPICAL_CELL:
         return None
-    if count == 2 and not _is_list_of_figures(rows):
+    if _is_contents(rows) or (count == 2 and not _is_list_of_figures(rows)):
         return None
-    is_even = sum(len(row) == count for row in run) >= EVEN_ROWS * len(run)
+    is_even = sum(len(row) == count for row in run) >= EVEN_ROWS * len(full)
     if not is_even and sum(bool(_FIGURE.match(cell)) for cell in cells) < FIGURES * len(cells):
         return None
     used = [piece for row in run for piece in row if _column_of(piece, columns) is not None]
     top = height - max(piece.base + 0.8 * piece.size for piece in used)
     bottom = height - min(piece.base - 0.2 * piece.size for piece in used)
     box = (min(left for left, _ in columns), top, max(right for _, right in columns), bottom)
-    return Table(box, shares(box, (0, 0, width, height)), rows)
+    return Table(box, shares(box, (0, 0, width, height)), rows, is_ruled=False)
 
 
-def _columns(rows: list[list[Piece]]) -> list[tuple[float, float]]:
+def _filled_rows(run: list[Row], columns: list[tuple[float, float]]) -> Iterator[list[str]]:
+    """The rows in their columns. What stands alone under a cell goes on in it, but for the first column's."""
+    row: list[str] = []
+    for pieces in run:
+        filled = _in_columns(pieces, columns)
+        if row and sum(map(bool, filled)) == 1 and not filled[0]:
+            row = [f"{above} {below}".strip() for above, below in zip(row, filled, strict=True)]
+            continue
+        if row:
+            yield row
+        row = filled if any(filled) else []
+    if row:
+        yield row
+
+
+def _columns(rows: list[Row]) -> list[tuple[float, float]]:
     """From where to where each column goes: what stands over and under each other is one."""
     spans = sorted((piece.left, piece.right) for row in rows for piece in row)
     columns: list[tuple[float, float]] = []
@@ -180,7 +211,7 @@ def _columns(rows: list[list[Piece]]) -> list[tuple[float, float]]:
     return columns
 
 
-def _in_columns(row: list[Piece], columns: list[tuple[float, float]]) -> list[str]:
+def _in_columns(row: Row, columns: list[tuple[float, float]]) -> list[str]:
     """The cells of a row; what stands beside all columns is none of it."""
     cells = [""] * len(columns)
     for piece in row:
@@ -197,12 +228,17 @@ def _column_of(piece: Piece, columns: list[tuple[float, float]]) -> int | None:
 
 
 def _is_list_of_figures(rows: list[list[str]]) -> bool:
-    """Whether two columns are names and figures. A table of contents is not: its numbers never fall."""
-    figures = [row[1] for row in rows if _FIGURE.match(row[1])]
-    if len(figures) < MIN_FILLED * len(rows):
+    """Whether two columns are names and figures."""
+    return sum(bool(_FIGURE.match(row[1])) for row in rows) >= MIN_FILLED * len(rows)
+
+
+def _is_contents(rows: list[list[str]]) -> bool:
+    """Whether it lists titles, perhaps with their numbers, and pages, which never fall."""
+    pages = [row[-1] for row in rows if row[-1]]
+    is_numbered = len(rows[0]) == 3 and all(re.fullmatch(r"[\dA-Z.]{0,9}", row[0]) for row in rows)
+    if not (len(rows[0]) == 2 or is_numbered) or not all(page.isdecimal() for page in pages):
         return False
-    pages = [int(figure) for figure in figures if figure.isdecimal()]
-    return len(pages) < len(figures) or any(after < before for before, after in pairwise(pages))
+    return all(int(before) <= int(after) for before, after in pairwise(pages))
 
 
 def _filled(rows: list[list[str]]) -> float:

@@ -19,7 +19,7 @@ WIDE = 1.4  # times the size between the beginnings of two signs, and another ce
 MAX_OUTLINE = 3000
 BASE_POINTS = 1.0  # by which baselines of one line may differ
 _CAPTION = re.compile(r"(?:Figure|Fig\.|Table|Tab\.|Abbildung|Abb\.|Tabelle|Tableau|Figura|Tabla|Chart|Exhibit)\s*\d")
-_NUMBERED = re.compile(r"(\d{1,2}(?:\.\d{1,2}){1,4})\.?\s+[^\W\d_].{1,80}(?<![.,;:!?])")
+_NUMBERED = re.compile(r"(\d{1,2}(?:\.\d{1,2}){0,4})\.?\s+[^\W\d_].{1,80}(?<![.,;:!?])")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Fonts:
     """The evidence for headings in one file.
 
     A heading is a short line that the outline names, that is larger than the body's, or bold where the body is not and
-    no sentence, or that has a number of a section's kind.
+    no sentence, or whose number follows that of the heading before.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,6 +77,7 @@ class Fonts:
         self._sizes = self._heading_sizes()
         self._outline = self._outlined_titles()
         self._levels = self._outlined_sizes()  # the size in which each level of the outline is set
+        self._number: tuple[int, ...] = ()  # of the last heading that has one
         self._numbered: dict[int, int] = {}  # the depth of headings whose number has so many parts, as last seen
 
     def correct(self, elements: list[tuple[Element, Any]]) -> list[tuple[Element, Any]]:
@@ -84,10 +85,16 @@ class Fonts:
         corrected = []
         for element, box in elements:
             right = self._corrected(element)
-            if right.kind == TITLE and (numbered := _NUMBERED.fullmatch(right.text)):
-                self._numbered[numbered[1].count(".")] = right.depth or 0
+            self.learn([right])
             corrected.append((right, box))
         return corrected
+
+    def learn(self, elements: list[Element]) -> None:
+        """Note the numbers of headings that were corrected before, here or by an attempt that was ended."""
+        for element in elements:
+            if element.kind == TITLE and (number := _number_of(element.text)):
+                self._number = number
+                self._numbered[len(number)] = element.depth or 0
 
     def lines(self, page: int) -> list[Line]:
         """The lines of a page, from 1; none of one that cannot be read."""
@@ -102,8 +109,12 @@ class Fonts:
 
     def size_of(self, page: int) -> tuple[float, float]:
         """Width and height of a page in points."""
-        width, height = self._document[page - 1].get_size()
-        return float(width), float(height)
+        left, bottom, right, top = _box_of(self._document[page - 1])
+        return right - left, top - bottom
+
+    def is_turned(self, page: int) -> bool:
+        """Whether a page is shown turned: its lines are not, so nothing can be told of their places."""
+        return bool(self._document[page - 1].get_rotation())
 
     def _corrected(self, element: Element) -> Element:
         if element.kind not in {TITLE, TEXT, OTHER, LIST_ITEM} or not element.page:
@@ -120,14 +131,23 @@ class Fonts:
             return replace(element, kind=TITLE, depth=self._depth(size))
         if is_bold and size >= AS_LARGE * self._body and is_short and element.text.strip()[-1] not in ".,;:!?":
             return replace(element, kind=TITLE, depth=self._depth(size) if self._levels else len(self._sizes))
-        if (numbered := _NUMBERED.fullmatch(element.text)) and element.text[numbered.end(1) :].strip(". ")[0].isupper():
-            return replace(element, kind=TITLE, depth=self._numbered_depth(numbered[1].count(".")))
+        if is_short and (number := _number_of(element.text)) and self._follows(number):
+            return replace(element, kind=TITLE, depth=self._numbered_depth(len(number)))
         return replace(element, kind=TEXT) if element.kind == TITLE else element
 
-    def _numbered_depth(self, dots: int) -> int:
+    def _follows(self, number: tuple[int, ...]) -> bool:
+        """Whether a number of several parts is the next after the last heading's: 3.2 after 3.1 or 3.1.4, 3.1.1 after
+        3.1. An amount that begins a line hardly ever is."""
+        *above, last = number
+        if not above or tuple(above) != self._number[: len(above)]:
+            return False
+        before = self._number[len(above)] if len(self._number) > len(above) else 0
+        return last == before + 1
+
+    def _numbered_depth(self, parts: int) -> int:
         """One more than that of a heading with one part less in its number."""
-        above = max((known for known in self._numbered if known <= dots), default=None)
-        return dots if above is None else self._numbered[above] + dots - above
+        above = max((known for known in self._numbered if known <= parts), default=parts)
+        return self._numbered.get(above, parts - 1) + parts - above
 
     def _depth(self, size: float) -> int:
         """By the sizes of the outline's levels where there is one, else by all sizes of headings."""
@@ -199,15 +219,30 @@ class Fonts:
         return {level: sizes.most_common(1)[0][0] for level, sizes in seen.items()}
 
 
+def _number_of(text: str) -> tuple[int, ...]:
+    """The number of a section that begins a heading; empty where there is none."""
+    numbered = _NUMBERED.fullmatch(text)
+    if not numbered or not text[numbered.end(1) :].lstrip(". ")[0].isupper():
+        return ()
+    return tuple(map(int, numbered[1].split(".")))
+
+
 def squeeze(text: str) -> str:
     return re.sub(r"\s+", "", clean(text))
+
+
+def _box_of(page: Any) -> tuple[float, float, float, float]:
+    """Its own media box, in which Unstructured places what it finds, or the box that it has of the pages above it."""
+    box: tuple[float, float, float, float] = page.get_mediabox(fallback_ok=False) or page.get_bbox()
+    return box
 
 
 def _set_lines(page: Any) -> list[Line]:
     """The signs of a page joined into lines by their baseline, from the top, and into pieces by the gaps in them."""
     textpage = page.get_textpage()
+    left, bottom, _, _ = _box_of(page)
     lines = []
-    for signs in _on_one_base(sorted(_signs(textpage), key=lambda sign: -sign.base)):
+    for signs in _on_one_base(sorted(_signs(textpage, left, bottom), key=lambda sign: -sign.base)):
         pieces = tuple(_piece(textpage, part) for part in _parts(signs))
         in_order = sorted(signs, key=lambda sign: sign.position)
         lines.append(Line(pieces, squeeze("".join(sign.text for sign in in_order))))
@@ -237,20 +272,28 @@ class _Sign:
     size: float
 
 
-def _signs(textpage: Any) -> Iterator[_Sign]:
+def _signs(textpage: Any, zero: float, floor: float) -> Iterator[_Sign]:
+    """The signs of a page but its spaces. `zero`, `floor`: the lower left of its box, where its own figures may not be
+    zero. A sign beyond 16 bits comes in two halves."""
     import pypdfium2.raw as raw
 
     matrix, left, base = raw.FS_MATRIX(), ctypes.c_double(), ctypes.c_double()
-    is_spaced = False
+    is_spaced, half = False, 0
     for position in range(textpage.count_chars()):
         code = raw.FPDFText_GetUnicode(textpage, position)
         if code <= 32 or code == 0xA0:
             is_spaced = True
             continue
+        if 0xD800 <= code < 0xDC00:
+            half = code
+            continue
+        if 0xDC00 <= code < 0xE000:
+            code = 0x10000 + ((half - 0xD800) << 10) + (code - 0xDC00) if half else 0xFFFD
+        half = 0
         raw.FPDFText_GetMatrix(textpage, position, matrix)  # of what it was printed with; its own place is its origin
         raw.FPDFText_GetCharOrigin(textpage, position, left, base)
         size = raw.FPDFText_GetFontSize(textpage, position) * (abs(matrix.d) or abs(matrix.b) or 1.0)
-        yield _Sign(position, chr(code), is_spaced, left.value, base.value, size)
+        yield _Sign(position, chr(code), is_spaced, left.value - zero, base.value - floor, size)
         is_spaced = False
 
 
@@ -270,8 +313,8 @@ def _piece(textpage: Any, part: list[_Sign]) -> Piece:
     text = "".join(f" {sign.text}" if sign.is_spaced else sign.text for sign in order).strip()
     size = max(sign.size for sign in part)
     is_bold = all(_is_bold(textpage, sign.position) for sign in (order[0], order[-1]))
-    right = textpage.get_charbox(part[-1].position)[2]
-    return Piece(text, part[0].left, max(right, part[-1].left), part[0].base, size, is_bold)
+    before, _, after, _ = textpage.get_charbox(part[-1].position)
+    return Piece(text, part[0].left, part[-1].left + max(after - before, 0.0), part[0].base, size, is_bold)
 
 
 def _is_bold(textpage: Any, position: int) -> bool:

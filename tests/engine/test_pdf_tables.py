@@ -112,3 +112,42 @@ def test_headings_by_outline_and_number(drawn):
     assert told("2.1 kg of oil")[0] == TEXT
     assert told("Figure 3 – Oil", TITLE)[0] == CAPTION
     assert told(PROSE, TITLE)[0] == TEXT
+
+
+def test_what_stands_between_the_rows_is_not_lost(drawn):
+    rows = [
+        ["Part", "Weight", "Note"], ["Rotor", "4 kg", "cast iron,"], ["", "", "oil proof"], ["Engines below", "", ""],
+        ["Housing", "31 kg", "steel"], ["Shaft", "9 kg", "steel"], ["Pin", "1 kg", "steel"], ["Cap", "2 kg", "tin"],
+    ]  # fmt: skip
+    fonts = drawn(columns(rows, (72, 200, 300)))
+    [table] = pdf_tables.with_aligned(fonts.lines(1), fonts.size_of(1), [])
+    assert table.rows[1:3] == [["Rotor", "4 kg", "cast iron, oil proof"], ["Engines below", "", ""]]
+    box = (80.0, table.box[1] + 5, 90.0, table.box[1] + 9)
+    pieces = [(Element(0, TEXT, "Rotor 4 kg", page=1), box), (Element(0, TEXT, "Stands nowhere else", page=1), box)]
+    assert [element.text[:19] for element in pdf_tables.merge(pieces, {1: [table]})] == [
+        "Part | Weight | Not", "Stands nowhere else",
+    ]  # fmt: skip
+
+
+def test_a_page_whose_box_begins_elsewhere_and_signs_beyond_16_bits(tmp_path):
+    import pypdfium2
+
+    stream = io.BytesIO()
+    canvas = Canvas(stream, pagesize=A4)
+    columns(PARTS, (72, 200, 300))(canvas)
+    canvas.save()
+    document = pypdfium2.PdfDocument(stream.getvalue())
+    document[0].set_mediabox(20, 100, 595, 842)
+    document.save(tmp_path / "moved.pdf")
+    fonts = Fonts(tmp_path / "moved.pdf")
+    [table] = pdf_tables.with_aligned(fonts.lines(1), fonts.size_of(1), [])
+    assert fonts.size_of(1) == (575, 742) and 51 < table.box[0] < 53 and 742 - 612 < table.box[1] < 742 - 600
+
+
+def test_an_amount_that_begins_a_line_is_no_heading(drawn):
+    fonts = drawn(columns([[PROSE]] * 12, (72,)))
+    texts = ["2 The pump", "2.1 Oil", "2.5 Liter einfüllen", "2.2 Water", "10.30 Uhr Treffpunkt", "3.1 Later"]
+    pieces = [(Element(0, TITLE if text == texts[0] else TEXT, text, page=1), None) for text in texts]
+    fonts.learn([pieces[0][0]])
+    kinds = [element.kind for element, _ in fonts.correct(pieces[1:])]
+    assert kinds == [TITLE, TEXT, TITLE, TEXT, TEXT]
