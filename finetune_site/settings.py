@@ -417,6 +417,7 @@ JOB_SCHEDULES = {
     "tally": ("datasets_app.services.datasets.settle_tally", 5),
     "label studio": ("datasets_app.services.labelstudio.sync_all", LABEL_STUDIO_MINUTES),
     "chats": ("training_app.services.chat.forget_old", 24 * 60),
+    "uploads": ("datasets_app.services.uploads.forget_stale", 60),
     "kept answers": ("finetune_site.api.services.forget_answers", 60),
     "questions": ("training_app.services.chat.call_for_waiting", 1),
     "notices": ("finetune_site.notifications.services.tell", 1),

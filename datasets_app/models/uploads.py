@@ -18,8 +18,8 @@ class UploadQuerySet(models.QuerySet["Upload"]):
 
 
 class Upload(models.Model):
-    """One file on its way. `arrived`: so many of its bytes are here. `outcome`: what became of it once it was whole, as
-    `services.uploads.finish` notes it; empty before."""
+    """One file on its way. `arrived`: so many of its bytes are here. `finishing_since`: somebody puts it together.
+    `outcome`: what became of it once it was whole, as `services.uploads.finish` notes it; empty before."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     project = models.ForeignKey(Project, models.CASCADE, related_name="uploads")
@@ -28,12 +28,13 @@ class Upload(models.Model):
     size = models.PositiveBigIntegerField()
     arrived = models.PositiveBigIntegerField(default=0)
     outcome = models.JSONField(default=list)
-    begun_at = models.DateTimeField(default=timezone.now)
+    finishing_since = models.DateTimeField(null=True)
+    touched_at = models.DateTimeField(default=timezone.now, db_index=True)
 
     objects = UploadQuerySet.as_manager()
 
     class Meta:
-        ordering = ["-begun_at"]
+        ordering = ["-touched_at"]
         constraints = [
             models.CheckConstraint(condition=models.Q(arrived__lte=models.F("size")), name="no_more_than_the_file")
         ]

@@ -40,6 +40,10 @@ class DocumentError(Exception):
     """The person can mend it; the message says how."""
 
 
+class PassingError(DocumentError):
+    """Nothing is wrong with the file: the same may be taken later, as soon as there is room, or the bucket answers."""
+
+
 @dataclass(frozen=True)
 class Uploaded:
     """`is_new` False: the project already had a document with this content, and it is this one."""
@@ -50,12 +54,13 @@ class Uploaded:
 
 @dataclass(frozen=True)
 class Received:
-    """What became of one file that was sent: a document, or an error with a sentence."""
+    """What became of one file that was sent: a document, or an error with a sentence. `may_pass`: as `PassingError`."""
 
     name: str
     document: Document | None = None
     is_new: bool = False
     error: str = ""
+    may_pass: bool = False
 
 
 def upload_document(*, actor: User, project: Project, name: str, blocks: Iterable[bytes]) -> Uploaded:
@@ -75,19 +80,21 @@ def upload(*, actor: User, project: Project, name: str, blocks: Iterable[bytes])
             done = _keep(actor, project, name, arrival, media_type.sniff(arrival.aside, name))
             return [Received(name, done.document, is_new=done.is_new)]
     except DocumentError as error:
-        return [Received(name, error=str(error))]
+        return [Received(name, error=str(error), may_pass=isinstance(error, PassingError))]
 
 
 @contextmanager
 def _taking(project: Project, name: str, blocks: Iterable[bytes]) -> Iterator[Arrival]:
     """A file as it arrives; whatever keeps it from being taken is a `DocumentError`."""
     if told := disk_refusal(project):  # before anything is sent here in vain
-        raise DocumentError(told)
+        raise PassingError(told)
     try:
         with arriving("documents", name, blocks) as arrival:
             yield arrival
-    except (InputError, TooLargeError, QuotaError, BucketError) as error:
+    except (InputError, TooLargeError) as error:
         raise DocumentError(str(error)) from error
+    except (QuotaError, BucketError) as error:
+        raise PassingError(str(error)) from error
 
 
 def _unpack(actor: User, project: Project, archive_name: str, path: Path) -> Iterator[Received]:
@@ -95,18 +102,9 @@ def _unpack(actor: User, project: Project, archive_name: str, path: Path) -> Ite
     the archive gives."""
     with zipfile.ZipFile(path) as archive:
         members = [member for member in archive.infolist() if not member.is_dir() and not _is_clutter(member.filename)]
-        size = sum(member.file_size for member in members)
-        if len(members) > settings.UPLOAD_MAX_FILES:
-            most = settings.UPLOAD_MAX_FILES
-            told = f"“{archive_name}” holds {len(members)} files; at most {most} are taken at once. Split it."
-            members, _ = [], (yield Received(archive_name, error=told))
-        elif size > MAX_UNPACKED * settings.UPLOAD_MAX_BYTES or (
-            size > 10**8 and size > MAX_RATIO * path.stat().st_size
-        ):
-            told = f"“{archive_name}” unpacks to {size / 1e6:,.0f} MB, far more than documents do. It is not unpacked."
-            members, _ = [], (yield Received(archive_name, error=told))
-        elif not members:
-            yield Received(archive_name, error=f"“{archive_name}” holds no file.")
+        if told := _unpacking_refusal(archive_name, members, path.stat().st_size):
+            yield Received(archive_name, error=told)
+            return
         for member in members:
             name = plain_name(member.filename)
             try:
@@ -115,10 +113,21 @@ def _unpack(actor: User, project: Project, archive_name: str, path: Path) -> Ite
                     done = upload_document(actor=actor, project=project, name=name, blocks=blocks)
                 yield Received(name, done.document, is_new=done.is_new)
             except DocumentError as error:
-                yield Received(name, error=str(error))
+                yield Received(name, error=str(error), may_pass=isinstance(error, PassingError))
             except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError) as error:
                 why = "is encrypted" if "password" in str(error) else "is damaged"
                 yield Received(name, error=f"“{name}” {why} in the archive and was not taken.")
+
+
+def _unpacking_refusal(name: str, members: list[zipfile.ZipInfo], packed: int) -> str:
+    """Why an archive of so many bytes is not unpacked; empty when it is."""
+    size = sum(member.file_size for member in members)
+    most = settings.UPLOAD_MAX_FILES
+    if len(members) > most:
+        return f"“{name}” holds {len(members)} files; at most {most} are taken at once. Split it."
+    if size > MAX_UNPACKED * settings.UPLOAD_MAX_BYTES or (size > 10**8 and size > MAX_RATIO * packed):
+        return f"“{name}” unpacks to {size / 1e6:,.0f} MB, far more than documents do. It is not unpacked."
+    return "" if members else f"“{name}” holds no file."
 
 
 def _is_clutter(name: str) -> bool:

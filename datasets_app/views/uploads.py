@@ -13,7 +13,7 @@ from datasets_app.access import get_upload
 from datasets_app.forms import UploadForm
 from datasets_app.models import Upload
 from datasets_app.services import uploads as services
-from datasets_app.services.documents import DocumentError
+from datasets_app.services.documents import DocumentError, PassingError
 from finetune_site.projects.access import SignedInRequest, get_project
 from finetune_site.projects.models import Role
 
@@ -49,6 +49,8 @@ def upload_part(request: SignedInRequest, key: UUID) -> HttpResponse:
         return render(request, "datasets/upload_result.html", {"results": results})
     except services.PartError as error:
         return _told(error.upload)
+    except PassingError as error:  # the script asks again
+        return JsonResponse({"error": str(error)}, status=503)
     except DocumentError as error:
         return JsonResponse({"error": str(error)}, status=409)
     except UnreadablePostError:  # the connection broke; whoever sent it asks how much is here

@@ -70,11 +70,13 @@ class Site:
                     raise Refused(f"{self.http.base_url.host} cannot be reached: {error}") from error
         raise AssertionError("never here")
 
-    def upload(self, project: int, file: Path) -> Any:
-        """The document that a file became. A large one goes in parts: a lost connection costs one of them."""
+    def upload(self, project: int, file: Path) -> list[Any]:
+        """What became of a file, or of each file of a ZIP archive: `name`, `document` and `error`. A large one goes in
+        parts: a lost connection costs one of them."""
         size = file.stat().st_size
-        if size <= SMALL_BYTES:
-            return self.post(f"/projects/{project}/documents", file=file)
+        if size <= SMALL_BYTES and file.suffix.lower() != ".zip":
+            document = self.post(f"/projects/{project}/documents", file=file)
+            return [{"name": file.name, "document": document, "error": ""}]
         begun = self.post(f"/projects/{project}/uploads", {"name": file.name, "size": size})
         with Progress(console=told, transient=True) as progress, file.open("rb") as stream:
             bar = progress.add_task(file.name, total=begun["size"])
@@ -82,23 +84,27 @@ class Site:
                 progress.update(bar, completed=begun["arrived"])
                 stream.seek(begun["arrived"])
                 begun = self._send_part(begun, stream.read(begun["part_bytes"]))
-        became = begun["items"][0]
-        if became["error"]:
-            raise Refused(became["error"])
-        return became["document"]
+        return list(begun["items"])
 
     def _send_part(self, begun: Any, part: bytes) -> Any:
+        """Again after a lost connection, and while the site starts anew; not where only its answer was lost."""
         path = f"/uploads/{begun['id']}"
         for pause in PAUSES:
             try:
-                return self._ask("PUT", f"{path}/parts/{begun['arrived']}", content=part)
+                answer = self.http.put(f"{path}/parts/{begun['arrived']}", content=part)
+                if answer.status_code < 502 and answer.status_code != 409:
+                    return self._told(answer)
+                problem = answer.text[:200]
             except httpx.TransportError as error:
-                lost = error
+                problem = str(error)
+            else:
+                if answer.status_code == 409 and self.get(path)["arrived"] == begun["arrived"]:
+                    return self._told(answer)  # refused, and not for its place
             time.sleep(pause)
-            with contextlib.suppress(httpx.TransportError):
-                if (now := self.get(path))["arrived"] != begun["arrived"]:  # it came, and its answer was lost
+            with contextlib.suppress(httpx.TransportError, Refused):
+                if (now := self.get(path))["arrived"] != begun["arrived"]:
                     return now
-        raise Refused(f"{self.http.base_url.host} cannot be reached: {lost}") from lost
+        raise Refused(f"{self.http.base_url.host} cannot be reached: {problem}")
 
     def watch(self, job: int) -> Iterator[dict[str, Any]]:
         """A job at each of its events, last when it has ended. Goes on where a lost stream stopped."""
@@ -119,7 +125,9 @@ class Site:
                 time.sleep(PAUSE_SECONDS)
 
     def _ask(self, method: str, path: str, **more: Any) -> Any:
-        answer = self.http.request(method, path, **more)
+        return self._told(self.http.request(method, path, **more))
+
+    def _told(self, answer: httpx.Response) -> Any:
         if answer.is_success:
             return answer.json() if answer.content else None
         try:
@@ -184,10 +192,14 @@ def runs(site: Site, options: argparse.Namespace) -> bool:
 
 
 def upload(site: Site, options: argparse.Namespace) -> bool:
-    sent = [site.upload(options.project, path) for path in options.files]
+    became = [entry for path in options.files for entry in site.upload(options.project, path)]
+    for entry in became:
+        if not entry["document"]:
+            told.print(f"{entry['name']}: {entry['error'] or 'it was deleted since; upload it again'}")
+    sent = [entry["document"] for entry in became if entry["document"]]
     went_well = [follow(site, document["job_id"]) for document in sent]
     show(sent, "id", "name", "job_id")
-    return all(went_well)
+    return all(went_well) and len(sent) == len(became)
 
 
 def generate(site: Site, options: argparse.Namespace) -> bool:

@@ -54,6 +54,8 @@
       const request = new XMLHttpRequest();
       request.upload.onprogress = (event) => { if (event.lengthComputable) onprogress?.(event.loaded); };
       request.onload = () => {
+        const isThere = new URL(request.responseURL || url, location).pathname === new URL(url, location).pathname;
+        if (!isThere) return broken(new Refused("you are logged out; log in, and choose the file again"));
         if (request.status === 200) return done(request);
         if (request.status >= 502 || request.status === 400) return broken(new Error("no answer"));
         let told = `the server refused it (${request.status}); reload the page and try again`;
@@ -124,7 +126,8 @@
         () => ask("POST", state.url, part, { "Content-Type": "application/octet-stream", "Upload-Offset": start },
           (sent) => { bar.value = (start + sent) / file.size; }), item);
       if (!answer.getResponseHeader("Content-Type").startsWith("application/json")) {
-        localStorage.removeItem(key);
+        // What failed may have failed for want of room: then nothing is sent again.
+        if (!answer.responseText.includes('data-result="error"')) localStorage.removeItem(key);
         return answer.responseText;
       }
       state = JSON.parse(answer.responseText);

@@ -83,8 +83,9 @@ def test_a_part_that_is_gone_is_told(project, trainer, client_of):
     send(client, url, 0, CONTENT[:500])
     (Upload.objects.get().folder / f"{0:015d}").unlink()
     send(client, url, 500, CONTENT[500:1000])
-    assert "Upload the file again" in send(client, url, 1000, CONTENT[1000:]).content.decode()
-    assert not Document.objects.exists()
+    answer = send(client, url, 1000, CONTENT[1000:])
+    assert answer.status_code == 409 and "Upload the file again" in answer.json()["error"]
+    assert not Document.objects.exists() and client.get(url).status_code == 404
 
 
 def test_what_nobody_finishes_goes_after_days(project, trainer, client_of):
@@ -94,10 +95,43 @@ def test_what_nobody_finishes_goes_after_days(project, trainer, client_of):
     folder = Upload.objects.get().folder
     call_command("purge")
     assert folder.exists()
-    Upload.objects.update(begun_at=timezone.now() - timedelta(days=uploads.KEPT_DAYS, seconds=1))
-    begin(client, project)
-    assert not folder.exists() and Upload.objects.count() == 1
-    assert client.get(url).status_code == 404
+    Upload.objects.update(touched_at=timezone.now() - timedelta(days=uploads.KEPT_DAYS, seconds=1))
+    call_command("purge")
+    assert not folder.exists() and client.get(url).status_code == 404
+
+
+def test_want_of_room_keeps_what_was_sent(project, trainer, client_of):
+    client = client_of(trainer)
+    url = begin(client, project).json()["url"]
+    for start in (0, 500):
+        send(client, url, start, CONTENT[start : start + 500])
+    type(project).objects.filter(pk=project.pk).update(disk_limit_gb=0)
+    assert "no room left" in send(client, url, 1000, CONTENT[1000:]).content.decode()
+    assert "no room left" in send(client, url, len(CONTENT), b"").content.decode()
+    assert "no room left" in begin(client, project).json()["error"]
+    type(project).objects.filter(pk=project.pk).update(disk_limit_gb=None)
+    assert b"being parsed" in send(client, url, len(CONTENT), b"").content
+    assert Document.objects.get().path.read_bytes() == CONTENT
+
+
+def test_who_comes_while_it_is_taken_asks_again(project, trainer, client_of):
+    client = client_of(trainer)
+    url = begin(client, project, 500).json()["url"]
+    Upload.objects.update(finishing_since=timezone.now())
+    assert send(client, url, 0, CONTENT[:500]).status_code == 503
+    Upload.objects.update(finishing_since=timezone.now() - timedelta(minutes=uploads.FINISH_MINUTES, seconds=1))
+    assert send(client, url, 500, b"").status_code == 200
+
+
+def test_unfinished_uploads_are_limited(project, trainer, client_of, settings):
+    settings.UPLOAD_MAX_FILES = 2
+    client = client_of(trainer)
+    type(project).objects.filter(pk=project.pk).update(disk_limit_gb=1)
+    settings.UPLOAD_MAX_BYTES = 2**40
+    assert "does not fit" in begin(client, project, 2**30 + 1).json()["error"]
+    for _ in range(2):
+        assert begin(client, project).status_code == 200
+    assert "not finished" in begin(client, project).json()["error"]
 
 
 def test_the_api_takes_parts_too(project, trainer, client):

@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandParser
 
 from datasets_app.models import Upload
 from datasets_app.services.storage import MIN_AGE_SECONDS, orphans, remove_orphan
+from datasets_app.services.uploads import forget_stale
 from finetune_site import bucket
 from finetune_site.jobs.models import FINISHED, Job
 from finetune_site.lib.files import folder_bytes
@@ -24,6 +25,8 @@ class Command(BaseCommand):
         parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if not options["dry_run"]:
+            forget_stale()
         found = [*((*entry, remove_orphan) for entry in orphans()), *((*entry, _remove) for entry in _folders())]
         for path, _, remove in found:
             self.stdout.write(str(path))
