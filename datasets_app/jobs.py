@@ -16,6 +16,7 @@ from django.utils import timezone
 from datasets_app.engine import formats, mapping
 from datasets_app.engine.labelling import LAYOUTS
 from datasets_app.labelstudio import Client, LabelStudioError, RemoteProject, RemoteTask, Trouble
+from datasets_app.measures import measure_of
 from datasets_app.models import (
     DatasetVersion,
     Document,
@@ -74,6 +75,7 @@ def parse(handle: Handle) -> None:
 
     _run(handle, "parse", spec, folder, on_event, limits)
     result = json.loads((folder / "result.json").read_text())
+    measure_of(document.reading_settings)  # its tokenizer is fetched before the transaction
     handle.write(lambda: readings.store(document, folder, result))
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -82,6 +84,7 @@ def parse(handle: Handle) -> None:
 def cut(handle: Handle) -> None:
     """Cut a document that people corrected into passages again."""
     for document in Document.objects.filter(job=handle.job):  # none: a later job does it
+        measure_of(document.reading_settings)
         handle.write(partial(readings.recut, document))
 
 

@@ -1,5 +1,6 @@
 """How long a passage is: in characters, or in tokens of a base model, whose tokenizer the app above offers."""
 
+import logging
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Protocol
@@ -20,6 +21,7 @@ class Tokenizers(Protocol):
         """Its tokenizer.json."""
 
 
+logger = logging.getLogger(__name__)
 _offered: list[Tokenizers] = []
 
 
@@ -34,10 +36,13 @@ def names() -> list[str]:
 
 def measure_of(reading: Reading) -> Measure:
     """What counts the length of a text for these settings. Four characters are taken for a token of a base model that
-    is not here any more."""
+    is not here any more, or cannot be read."""
     for offered in _offered:
         if reading.tokens_of and (mark := offered.mark(reading.tokens_of)):
-            return _counter(reading.tokens_of, mark, offered.read)
+            try:
+                return _counter(reading.tokens_of, mark, offered.read)
+            except Exception as error:  # tokenizers raises nothing else, and a bucket may be away
+                logger.warning("tokenizer of %s: %s", reading.tokens_of, error)
     return estimate(reading)
 
 
@@ -46,4 +51,6 @@ def _counter(name: str, mark: str, read: Callable[[str], bytes]) -> Measure:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_buffer(read(name))
+    tokenizer.no_truncation()  # as some are saved after a training
+    tokenizer.no_padding()
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)

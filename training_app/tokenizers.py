@@ -1,5 +1,6 @@
 """The base models' tokenizers, offered to whoever counts in tokens."""
 
+from finetune_site import bucket
 from training_app.models import BaseModel
 from training_app.services.artefacts import base_file
 
@@ -11,7 +12,8 @@ class BaseTokenizers:
     """See `datasets_app.measures.Tokenizers`."""
 
     def names(self) -> list[str]:
-        return list(BaseModel.objects.filter(ready_at__isnull=False).values_list("name", flat=True).order_by("name"))
+        ready = BaseModel.objects.filter(ready_at__isnull=False).order_by("name")
+        return [base.name for base in ready if bucket.is_on() or (base.folder / FILE).exists()]
 
     def mark(self, name: str) -> str:
         base = BaseModel.objects.filter(name=name, ready_at__isnull=False).first()

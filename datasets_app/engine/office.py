@@ -2,8 +2,10 @@
 link and reaches no network. https://help.libreoffice.org/latest/en-US/text/shared/guide/start_parameters.html
 """
 
+import logging
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -12,6 +14,7 @@ from datasets_app.engine import media_type, partition
 from datasets_app.engine.elements import Element
 from finetune_site.lib.channel import InputError
 
+logger = logging.getLogger(__name__)
 PACKAGES = {media_type.DOC: "libreoffice-writer-nogui", media_type.PPT: "libreoffice-impress-nogui"}
 SECONDS = 300
 _CLOSED = "127.0.0.1"  # a proxy at which nobody listens
@@ -40,8 +43,8 @@ def read_doc(path: Path) -> Iterator[Element]:
     yield from partition.read_docx(_saved_as("docx", path, media_type.DOC))
 
 
-def read_ppt(path: Path) -> Iterator[Element]:
-    yield from partition.read_pptx(_saved_as("pptx", path, media_type.PPT))
+def read_ppt(path: Path, warnings: list[str]) -> Iterator[Element]:
+    yield from partition.read_pptx(_saved_as("pptx", path, media_type.PPT), warnings)
 
 
 def _saved_as(suffix: str, path: Path, kind: str) -> Path:
@@ -55,18 +58,21 @@ def _saved_as(suffix: str, path: Path, kind: str) -> Path:
         )
     if _is_encrypted(path):
         raise InputError("The file is encrypted with a password. Save a copy without one and upload that.")
-    folder = Path.cwd() / "office"
+    folder = Path(tempfile.mkdtemp(prefix="office-", dir=Path.cwd()))  # an e-mail may have several attached
     _write_profile(folder / "profile" / "user")
     source = folder / "source"
     shutil.copyfile(path, source)  # its lock file, and what it is saved as, stay here
     command = [found, "--headless", "--norestore", f"-env:UserInstallation={(folder / 'profile').as_uri()}"]
     command += ["--convert-to", suffix, "--outdir", str(folder), str(source)]
     try:
-        subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=SECONDS)
+        told = subprocess.run(
+            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=SECONDS
+        )
     except subprocess.TimeoutExpired as error:
         raise InputError(f"LibreOffice did not open the file within {SECONDS} seconds. Split it into parts.") from error
     made = source.with_suffix(f".{suffix}")
     if not made.exists():
+        logger.warning("soffice ended with %d: %s", told.returncode, told.stderr[-1000:])
         raise InputError(
             f"LibreOffice cannot open the file, so it is damaged, or the package {PACKAGES[kind]} is not installed "
             f"where documents are read. Save it as {suffix.upper()} from its program and upload that."

@@ -3,6 +3,7 @@
 Names of streams and tags of properties: [MS-OXMSG] 2.2 and [MS-OXPROPS].
 """
 
+import contextlib
 import email.message
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,22 +13,28 @@ if TYPE_CHECKING:
     import olefile
 
 ATTACHMENT, EMBEDDED = "__attach_version1.0_", "__substg1.0_3701000D"
-CONTENT = "__substg1.0_37010102"
+CONTENT, PROPERTIES = "__substg1.0_37010102", "__properties_version1.0"
 SUBJECT, SENDER, TO, BODY, HTML, NAME = "0037", "0C1A", "0E04", "1000", "1013", "3707"
 Place = list[str]
 
 
-def embedded(path: Path) -> list[tuple[str, bytes]]:
-    """Name and content of each message that is attached to the message of a file."""
+def embedded(path: Path, warnings: list[str]) -> list[tuple[str, bytes]]:
+    """Name and content of each message that is attached to the message of a file. A warning counts the attachments
+    without content of their own: links, and objects of other programs."""
     import olefile
 
     with olefile.OleFileIO(path) as compound:
-        return list(_messages(compound, []))
+        every = list(_attachments(compound, []))
+        of_content = sum(compound.exists([*attachment, CONTENT]) for attachment in every)
+        found = list(_messages(compound, []))
+    if left := len(every) - of_content - len(found):
+        warnings.append(f"{left} attachments were left out: they are links, or objects of another program.")
+    return found
 
 
 def _messages(compound: "olefile.OleFileIO", place: Place) -> Iterator[tuple[str, bytes]]:
     for attachment in _attachments(compound, place):
-        if compound.exists([*attachment, EMBEDDED]):
+        if compound.exists([*attachment, EMBEDDED, PROPERTIES]):  # an object of another program has none
             message = _message(compound, [*attachment, EMBEDDED])
             yield f"{message['Subject'] or 'message'}.eml", message.as_bytes()
 
@@ -35,15 +42,17 @@ def _messages(compound: "olefile.OleFileIO", place: Place) -> Iterator[tuple[str
 def _message(compound: "olefile.OleFileIO", place: Place) -> email.message.EmailMessage:
     message = email.message.EmailMessage()
     for field, tag in (("Subject", SUBJECT), ("From", SENDER), ("To", TO)):
-        if value := " ".join(_text(compound, place, tag).split()):
-            message[field] = value
+        value = " ".join(_text(compound, place, tag).split())
+        with contextlib.suppress(ValueError, IndexError, AttributeError):  # the standard library, on what is no address
+            if value:
+                message[field] = value
     body = _text(compound, place, BODY)
     html = _text(compound, place, HTML)
     message.set_content(body or html, subtype="plain" if body or not html else "html")
     for attachment in _attachments(compound, place):
         if compound.exists([*attachment, CONTENT]):
             content = compound.openstream([*attachment, CONTENT]).read()
-            name = _text(compound, attachment, NAME) or "attachment"
+            name = " ".join(_text(compound, attachment, NAME).split()) or "attachment"
             message.add_attachment(content, maintype="application", subtype="octet-stream", filename=name)
     for name, content in _messages(compound, place):
         message.add_attachment(content, maintype="application", subtype="octet-stream", filename=name)

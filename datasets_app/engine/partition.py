@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets_app.engine import elements as kinds
-from datasets_app.engine import media_type, tables
+from datasets_app.engine import media_type, slides, tables
 from datasets_app.engine.elements import Element
 
 _KIND = {
@@ -68,42 +68,13 @@ def _as_plain_docx(path: Path) -> Path:
     return made
 
 
-def read_pptx(path: Path) -> Iterator[Element]:
+def read_pptx(path: Path, warnings: list[str]) -> Iterator[Element]:
     """A slide is a page; its notes follow it, then the figures of its charts as tables."""
     from unstructured.partition.pptx import partition_pptx
 
     found = to_elements(partition_pptx(filename=str(path), include_slide_notes=True, languages=["eng"]))
-    yield from sorted([*found, *_charts(path)], key=lambda element: element.page or 0)
-
-
-def _charts(path: Path) -> Iterator[Element]:
-    """The series of each chart with its categories, which Unstructured leaves out."""
-    from pptx import Presentation
-
-    with path.open("rb") as stream:
-        for number, slide in enumerate(Presentation(stream).slides, start=1):
-            for shape in slide.shapes:
-                if not shape.has_chart:
-                    continue
-                chart = shape.chart
-                if chart.has_title and (title := chart.chart_title.text_frame.text.strip()):
-                    yield Element(0, kinds.CAPTION, title, page=number)
-                if chart.plots and (rows := _figures(chart.plots[0])):
-                    yield Element(0, kinds.TABLE, tables.text_of(rows), page=number, html=tables.html_of(rows))
-
-
-def _figures(plot: Any) -> tables.Rows:
-    """A row a category, a column a series, and a row of their names."""
-    series = list(plot.series)
-    columns = [[f"{value:g}" if value is not None else "" for value in each.values] for each in series]
-    names = [str(name) for name in plot.categories] or [
-        str(row) for row in range(1, max(map(len, columns), default=0) + 1)
-    ]
-    rows = [
-        [name, *(column[place] if place < len(column) else "" for column in columns)]
-        for place, name in enumerate(names)
-    ]
-    return [["", *(each.name for each in series)], *rows] if rows else []
+    charts = list(slides.charts(path, warnings))
+    yield from sorted([*found, *charts], key=lambda element: element.page or 0)
 
 
 def read_odt(path: Path) -> Iterator[Element]:

@@ -42,6 +42,10 @@ class Readers:
                 return pdf.read(path, pages, self._reading, self._link, self._warnings, self.recognised)
             case media_type.PNG | media_type.JPEG | media_type.TIFF:
                 return pictures.read(path, self._reading, pages, self._link, self.recognised)
+            case media_type.PPTX:
+                return partition.read_pptx(path, self._warnings)
+            case media_type.PPT:
+                return office.read_ppt(path, self._warnings)
             case media_type.XLSX:
                 return sheets.read_xlsx(path, self._warnings)
             case media_type.EML:
@@ -67,9 +71,7 @@ class Readers:
 
 _SIMPLE = {
     media_type.DOCX: partition.read_docx,
-    media_type.PPTX: partition.read_pptx,
     media_type.DOC: office.read_doc,
-    media_type.PPT: office.read_ppt,
     media_type.ODT: partition.read_odt,
     media_type.XLS: sheets.read_xls,
     media_type.EPUB: lambda path: partition.read_by_pandoc(path, "epub"),

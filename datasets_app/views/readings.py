@@ -11,6 +11,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods
 
 from datasets_app.access import get_document
+from datasets_app.engine.chunks import estimate
 from datasets_app.engine.elements import Element
 from datasets_app.engine.spec import Reading
 from datasets_app.forms import ReadingForm
@@ -78,7 +79,8 @@ def _preview(document: Document, reading: Reading) -> dict[str, Any]:
     """The first passages, and what can be said of them all."""
     made = list(readings.preview(document, reading))
     measure = measure_of(reading)
-    lengths = [measure(chunk.text) for chunk in made]
+    guess = estimate(reading)
+    lengths = [measure(chunk.text) if number < PREVIEWED else guess(chunk.text) for number, chunk in enumerate(made)]
     sizes = sorted(lengths)
     return {
         "chunks": list(zip(made, lengths, strict=True))[:PREVIEWED],

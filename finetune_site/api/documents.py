@@ -9,6 +9,7 @@ from django.shortcuts import get_object_or_404
 from ninja import File, Query, Router, Schema, Status
 from ninja.files import UploadedFile
 
+from datasets_app import measures
 from datasets_app.access import get_document
 from datasets_app.engine.spec import Reading
 from datasets_app.models import Document
@@ -132,6 +133,15 @@ class PageIn(Schema):
 def reading_of(document: Document, body: CutIn) -> Reading:
     """How the document is read, changed by what was sent. 422 for what cannot be."""
     sent = {name: value for name, value in body.dict().items() if value is not None}
+    unit = sent.get("tokens_of", document.reading_settings.tokens_of)
+    if unit != document.reading_settings.tokens_of:
+        if unit and unit not in measures.names():
+            known = ", ".join(measures.names()) or "none"
+            raise ApiError(
+                422, f"Tokens can be counted as these base models do: {known}.", {"tokens_of": "not among them"}
+            )
+        if "passage_size" not in sent:
+            raise ApiError(422, "In another unit another size is meant.", {"passage_size": "Send it too."})
     try:
         return replace(document.reading_settings, **sent)
     except InputError as error:

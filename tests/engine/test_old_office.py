@@ -79,7 +79,7 @@ def test_a_linked_picture_is_not_asked_for(tmp_path, asked):
 def test_without_the_program_the_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(InputError, match="libreoffice-impress-nogui"):
-        list(office.read_ppt(tmp_path / "any"))
+        list(office.read_ppt(tmp_path / "any", []))
 
 
 @pytest.mark.parametrize(

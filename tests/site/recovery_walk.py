@@ -28,7 +28,7 @@ from training_app.forms.runs import HIDDEN  # noqa: E402
 from training_app.models import BaseModel, Metric, Run  # noqa: E402
 from training_app.services import runs as services  # noqa: E402
 
-STEPS = 500
+STEPS = 320
 WAIT_SECONDS = 1200
 
 

@@ -109,7 +109,7 @@ def test_a_run_survives_the_loss_of_every_part(running_site, tmp_path):
     assert walk.returncode == 0, walk.stderr[-3000:] + (tmp_path / "up.log").read_text()[-3000:]
     seen = json.loads(walk.stdout.splitlines()[-1])
     assert seen["state"] == "succeeded", seen["error"]
-    assert seen["steps"] == list(range(1, 501))
+    assert seen["steps"] == list(range(1, 321))
     assert seen["difference"] < 1e-3
     assert seen["claims"] >= 3  # the engine's and the runner's loss each began another attempt
     assert all(event["went_on_at"] > event["at"] for event in seen["events"].values())
