@@ -75,12 +75,13 @@ def files(folder: Path, copies: int) -> dict[Path, int]:
     for copy in range(copies):
         for suffix in (".pdf", ".docx", ".html", ".md", ".txt"):
             path = folder / f"{copy}{suffix}"
+            own = text.replace(". ", f" in hall {copy}{suffix}. ")  # the engine remembers sentences it has seen
             if suffix in (".pdf", ".docx"):
                 path.write_bytes((SAMPLES / f"kestrel-40-manual{suffix}").read_bytes())
             elif suffix == ".html":
-                path.write_text(f"<html><body>{''.join(f'<p>{line}</p>' for line in text.splitlines())}</body></html>")
+                path.write_text(f"<html><body>{''.join(f'<p>{line}</p>' for line in own.splitlines())}</body></html>")
             else:
-                path.write_text(text)
+                path.write_text(own)
             made[path] = len(source) if suffix in (".pdf", ".docx") else max(1, len(text) // 3000)
     long = pypdfium2.PdfDocument.new()
     for _ in range(6):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets_app.engine import elements as kinds
-from datasets_app.engine import media_type, slides, tables
+from datasets_app.engine import media_type, slides, slim, tables
 from datasets_app.engine.elements import Element
 
 _KIND = {
@@ -29,6 +29,7 @@ _SPECIAL_DOCX = re.compile(
 )
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n.*?\n(?:---|\.\.\.)[ \t]*\n", re.DOTALL)
 TEXT_BLOCK_CHARACTERS = 50_000
+HTML_PARSER = "unstructured.partition.html.parser"  # its tags say what is a heading
 GUESSED_BYTES = 4  # from so many on that are no ASCII an encoding can be guessed; a few are Western Europe's
 
 
@@ -103,13 +104,17 @@ def read_html(path: Path) -> Iterator[Element]:
 def from_html(text: str) -> Iterator[Element]:
     from unstructured.partition.html import partition_html
 
-    yield from _without_pages(partition_html(text=text, languages=["eng"]))
+    with slim.without_tagging(HTML_PARSER):
+        found = partition_html(text=text, languages=["eng"])
+    yield from _without_pages(found)
 
 
 def read_markdown(path: Path) -> Iterator[Element]:
     from unstructured.partition.md import partition_md
 
-    yield from _without_pages(partition_md(text=_FRONT_MATTER.sub("", decode(path)), languages=["eng"]))
+    with slim.without_tagging(HTML_PARSER):
+        found = partition_md(text=_FRONT_MATTER.sub("", decode(path)), languages=["eng"])
+    yield from _without_pages(found)
 
 
 def read_text(path: Path) -> Iterator[Element]:

