@@ -1,5 +1,6 @@
 """`python -m datasets_app.engine parse|page|generate spec.json`."""
 
+import logging
 import os
 import sys
 from importlib import import_module
@@ -37,4 +38,8 @@ def _result_path(path: str) -> Path | None:
 if __name__ == "__main__":
     if len(sys.argv) != 3 or sys.argv[1] not in TASKS:
         sys.exit(f"usage: python -m datasets_app.engine {'|'.join(TASKS)} spec.json")
-    sys.exit(main(sys.argv[1], sys.argv[2]))
+    code = main(sys.argv[1], sys.argv[2])
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # all is written: to take down what the libraries built takes longer than many a file
