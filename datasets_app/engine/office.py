@@ -7,8 +7,8 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 from datasets_app.engine import media_type, partition
 from datasets_app.engine.elements import Element
