@@ -46,8 +46,8 @@ def read_msg(path: Path, read_attachment: Reader, warnings: list[str]) -> Iterat
     fields["From"] = fields["From"] or message.sender or ""
     fields["To"] = fields["To"] or ", ".join(entry.email_address or entry.name for entry in message.recipients)
     fields["Date"] = str(message.sent_date or "")
-    kept = [entry for entry in message.attachments if entry.file_bytes is not None]
-    attachments = [(entry.file_name or "attachment", entry.file_bytes or b"") for entry in kept]
+    contents = ((entry.file_name or "attachment", entry.file_bytes) for entry in message.attachments)
+    attachments = [(name, content) for name, content in contents if content is not None]
     attachments += outlook.embedded(path, warnings)
     mail = Mail(message.subject or "", fields, message.body or "", message.html_body or "", attachments)
     yield from _told(mail, read_attachment, warnings)

@@ -40,6 +40,11 @@ class TooLargeError(Exception):
     """The person can mend it; the message says how."""
 
 
+def too_large(name: str) -> TooLargeError:
+    limit = settings.UPLOAD_MAX_BYTES // 2**20
+    return TooLargeError(f"“{name}” is larger than {limit} MB. Split it, or ask the operator to raise the limit.")
+
+
 @contextmanager
 def arriving(folder: str, name: str, blocks: Iterable[bytes]) -> Iterator[Arrival]:
     """What is sent, aside in a folder of the uploads; what is not kept by the end is gone. `TooLargeError`."""
@@ -57,10 +62,7 @@ def _limited(blocks: Iterable[bytes], name: str) -> Iterator[bytes]:
     for block in blocks:
         size += len(block)
         if size > settings.UPLOAD_MAX_BYTES:
-            limit = settings.UPLOAD_MAX_BYTES // 2**20
-            raise TooLargeError(
-                f"“{name}” is larger than {limit} MB. Split it, or ask the operator to raise the limit."
-            )
+            raise too_large(name)
         yield block
 
 

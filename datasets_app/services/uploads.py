@@ -15,11 +15,12 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import Q, Sum
+from django.db.models import Sum
 from django.utils import timezone
 
 from datasets_app.models import Document, Upload
 from datasets_app.services.documents import DocumentError, PassingError, Received, plain_name, upload
+from datasets_app.services.storage import too_large
 from finetune_site import bucket
 from finetune_site.bucket import BucketError
 from finetune_site.lib.files import write_whole
@@ -53,12 +54,9 @@ class _MissingPart(Exception):
 
 def begin_upload(*, actor: User, project: Project, name: str, size: int) -> Upload:
     """Note a file of `size` bytes that will come in parts. `DocumentError`: it would not be taken."""
-    most = settings.UPLOAD_MAX_BYTES
     name = plain_name(name)
-    if size > most:
-        raise DocumentError(
-            f"“{name}” is larger than {most // 2**20} MB. Split it, or ask the operator to raise the limit."
-        )
+    if size > settings.UPLOAD_MAX_BYTES:
+        raise DocumentError(str(too_large(name)))
     if size < 1:
         raise DocumentError(f"“{name}” is empty. Check the file and upload it again.")
     on_their_way = Upload.objects.filter(project=project, outcome=[])
@@ -126,7 +124,7 @@ def forget_stale() -> None:
     """Remove uploads that nobody went on with for days, and what is noted of those that were finished. Done hourly."""
     before = timezone.now() - timedelta(days=KEPT_DAYS)
     for stale in Upload.objects.filter(touched_at__lt=before):
-        if Upload.objects.filter(Q(pk=stale.pk), touched_at__lt=before).delete()[0]:
+        if Upload.objects.filter(pk=stale.pk, touched_at__lt=before).delete()[0]:
             _remove_parts(stale)
 
 
