@@ -92,12 +92,11 @@
   function close() { source?.close(); source = null; setState(false); }
 
   async function poll() {
-    const seen = new Set();
-    for (const el of document.querySelectorAll("[data-job] [data-poll]")) {
-      const job = el.closest("[data-job]").dataset.job;
-      if (seen.has(job)) continue;
-      seen.add(job);
-      const answer = await fetch(el.dataset.poll, { headers: { "X-Requested-With": "fetch" } }).catch(() => null);
+    // What is shown may be swapped while an answer is awaited: what to ask is gathered before.
+    const shownJobs = [...document.querySelectorAll("[data-job] [data-poll]")];
+    const urls = new Map(shownJobs.map((el) => [el.closest("[data-job]").dataset.job, el.dataset.poll]));
+    for (const [job, url] of urls) {
+      const answer = await fetch(url, { headers: { "X-Requested-With": "fetch" } }).catch(() => null);
       if (!answer || !answer.ok || answer.redirected) continue;
       const html = await answer.text();
       const state = /data-state="(\w+)"/.exec(html)?.[1];

@@ -25,7 +25,7 @@ from tests.site.test_access import things  # noqa: F401  a fixture
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 LEAST = 1000
-EACH = 6
+EACH = 8
 STREAMS = ("job_events", "run_events")  # what waits is a stream that does not end
 OF = {  # whose keys an address takes, by the words of its path
     "projects": "project", "documents": "document", "datasets": "dataset", "examples": "example", "versions": "version",

@@ -141,7 +141,7 @@ def test_a_zombie_counts_as_dead():
     pid = os.fork()
     if pid == 0:
         os._exit(0)
-    time.sleep(0.1)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert start_time(pid) is None
     os.waitpid(pid, 0)
 
