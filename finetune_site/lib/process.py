@@ -89,6 +89,7 @@ class Engine:
         """`preload`: a module that imports what the engine needs; from the second engine on it then begins at once."""
         self._log_path = log_path
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue(MAX_EVENTS)
+        self._is_silent = threading.Event()  # it writes no more events: it has ended, or will at once
         log_path.parent.mkdir(parents=True, exist_ok=True)
         self._log_start = log_path.stat().st_size if log_path.exists() else 0
         public = _public_environment()
@@ -123,7 +124,7 @@ class Engine:
         self._input.close()
 
     def next_event(self, timeout: float) -> dict[str, Any] | None:
-        """The next event within `timeout` seconds, else None."""
+        """The next event within `timeout` seconds, else None; None at once when it will write no more."""
         try:
             return self._events.get(timeout=timeout)
         except queue.Empty:
@@ -150,7 +151,7 @@ class Engine:
                     failure = event
                 has_finished = has_finished or event["event"] == "done"
                 on_event(event)
-            elif self.is_done and self._events.empty():
+            elif self._events.empty() and self._has_ended():
                 break
             now = time.monotonic()
             if asked_at is None and should_stop():
@@ -173,6 +174,14 @@ class Engine:
                 event = parse_json(line.decode())
                 event["event"]
                 self._events.put(event)
+        self._is_silent.set()
+        self._events.put(None)  # whoever waits for an event need not
+
+    def _has_ended(self) -> bool:
+        if self._is_silent.is_set():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.25)
+        return self.is_done
 
     def _log_tail(self) -> str:
         with self._log_path.open("rb") as log:
