@@ -15,17 +15,18 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from datasets_app.samples import make_manual  # noqa: E402
 from finetune_site.lib.process import Engine  # noqa: E402
 
 ENGINE, PRELOAD = "datasets_app.engine", "datasets_app.engine.preload"
-
-SAMPLES = ROOT / "datasets_app" / "samples"
 PLAIN = """
 import json, sys, time
 from pathlib import Path
@@ -65,30 +66,49 @@ print(json.dumps({"imported": imported, "tagging": tagging, "seconds": seconds})
 
 
 def files(folder: Path, copies: int) -> dict[Path, int]:
-    """The batch: files with how many pages each counts for (of formats without pages: 3,000 characters)."""
+    """The batch: files with how many pages each counts for (of formats without pages: 3,000 characters). None has a
+    sentence of another's: the engine remembers those that it has seen."""
     import pypdfium2
 
-    manual = SAMPLES / "kestrel-40-manual.pdf"
-    source = pypdfium2.PdfDocument(manual)
-    text = "\n\n".join(source[number].get_textpage().get_text_bounded() for number in range(len(source)))
     made: dict[Path, int] = {}
-    for copy in range(copies):
-        for suffix in (".pdf", ".docx", ".html", ".md", ".txt"):
-            path = folder / f"{copy}{suffix}"
-            own = text.replace(". ", f" in hall {copy}{suffix}. ")  # the engine remembers sentences it has seen
-            if suffix in (".pdf", ".docx"):
-                path.write_bytes((SAMPLES / f"kestrel-40-manual{suffix}").read_bytes())
-            elif suffix == ".html":
-                path.write_text(f"<html><body>{''.join(f'<p>{line}</p>' for line in own.splitlines())}</body></html>")
-            else:
-                path.write_text(own)
-            made[path] = len(source) if suffix in (".pdf", ".docx") else max(1, len(text) // 3000)
     long = pypdfium2.PdfDocument.new()
-    for _ in range(6):
-        long.import_pages(source)
+    for copy in range(copies):
+        with worded(f"hall {copy}"):
+            make_manual.make_pdf(folder / f"{copy}.pdf")
+        with worded(f"shed {copy}"):
+            make_manual.make_docx(folder / f"{copy}.docx")
+        source = pypdfium2.PdfDocument(folder / f"{copy}.pdf")
+        text = "\n\n".join(source[number].get_textpage().get_text_bounded() for number in range(len(source)))
+        made |= {folder / f"{copy}.pdf": len(source), folder / f"{copy}.docx": len(source)}
+        for suffix in (".html", ".md", ".txt"):
+            path = folder / f"{copy}{suffix}"
+            own = text.replace(f"hall {copy}", f"hall {copy}{suffix}")
+            if suffix == ".html":
+                own = f"<html><body>{''.join(f'<p>{line}</p>' for line in own.splitlines())}</body></html>"
+            path.write_text(own)
+            made[path] = max(1, len(text) // 3000)
+    for part in range(6):
+        with worded(f"yard {part}"):
+            make_manual.make_pdf(folder / "part.pdf")
+        long.import_pages(pypdfium2.PdfDocument(folder / "part.pdf"))
+    (folder / "part.pdf").unlink()
     long.save(folder / "long.pdf")
     made[folder / "long.pdf"] = len(long)
     return made
+
+
+@contextmanager
+def worded(place: str) -> Iterator[None]:
+    """The manual with sentences of its own."""
+    as_sold = make_manual.CHAPTERS
+    make_manual.CHAPTERS = [
+        (heading, [text.replace(". ", f" in {place}. ") for text in texts], rows, f"In {place}: {lead}", items)
+        for heading, texts, rows, lead, items in as_sold
+    ]
+    try:
+        yield
+    finally:
+        make_manual.CHAPTERS = as_sold
 
 
 def plainly(paths: list[Path]) -> dict[str, Any]:

@@ -81,8 +81,7 @@ class File:
     """A file of a package, by its path in the package's archive, uploaded under `name`.
 
     Either it is read as `kind`, its text `holds` all these pieces and `lacks` those, and its warnings contain `warned`;
-    or it is `refused` with a sentence that contains this. `fault`: what is wrong about how it is read today;
-    `about`: what of it a second row looks at.
+    or it is `refused` with a sentence that contains this. `about`: what of it a second row looks at.
     """
 
     path: str
@@ -96,7 +95,6 @@ class File:
     warned: tuple[str, ...] = ()
     pages: int = 0
     needs: str = ""
-    fault: str = ""
 
     @property
     def name(self) -> str:
@@ -418,11 +416,7 @@ CORPUS = [
         "markdown-3.11.3/docs/extensions/tables.md", MARKDOWN, ("Tables are defined using the syntax",),
         lacks=("title: Tables Extension",)),
     File(f"{_UTILS}/docs/user/rst/demo.rst", RST, ("That's it, the text just above this line.",)),
-    File(
-        f"{_UTILS}/docs/user/rst/quickstart.rst", RST, ("A ReStructuredText Primer",),
-        fault="pandoc ends at what docutils allows (a bare “__” before a link’s target, and more), and the file is "
-        "called damaged.",
-    ),
+    File(f"{_UTILS}/docs/user/rst/quickstart.rst", RST, ("A ReStructuredText Primer",)),
     File(f"{_UTILS}/test/functional/input/dangerous.rst", RST, ("Potentially dangerous features",), change="reading"),
     File("orgparse-0.5.20260926/src/orgparse/tests/data/01_attributes.org", ORG, ("A node without any attributed",)),
     # Plain text, in a code page of Windows, Big5, Korean and one of the Mac

@@ -1,9 +1,10 @@
-"""What a file is, by its content and never by its name. Standard library only: the web process asks at upload."""
+"""What a file is, by its content and never by its name. The web process asks at upload."""
 
-import mmap
 import re
 import zipfile
 from pathlib import Path
+
+import olefile
 
 from finetune_site.lib.channel import InputError
 
@@ -69,7 +70,7 @@ _SUFFIXES = {
 # Parts that only one of the packed formats has.
 _MEMBERS = (("word/document.xml", DOCX), ("ppt/presentation.xml", PPTX), ("xl/workbook.xml", XLSX))
 _MIMETYPES = {EPUB.encode(): EPUB, ODT.encode(): ODT}
-# Names of streams in Microsoft's compound files, as their directory spells them.
+# What only one kind of Microsoft's compound files has at the top of its directory: another's may be packed deeper.
 _STREAMS = (
     ("__properties_version1.0", MSG, ""),
     ("WordDocument", DOC, ""),
@@ -144,14 +145,17 @@ def _mimetype(archive: zipfile.ZipFile) -> bytes:
 
 
 def _compound_type(path: Path, filename: str) -> str:
-    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for name, kind, what in _STREAMS:
-            if content.find(f"{name}\x00".encode("utf-16-le")) < 0:
-                continue
-            if what:
-                raise InputError(f"“{filename}” is {what}.")
-            return kind
-    raise InputError(f"“{filename}” is a Microsoft file of an unknown kind. Documents may be {ACCEPTED}.")
+    try:
+        with olefile.OleFileIO(path) as compound:
+            known = next((found for found in _STREAMS if compound.exists(found[0])), None)
+    except Exception as error:  # its parser raises anything on a damaged file
+        raise InputError(f"“{filename}” is a damaged Office file. Save it again from its program and retry.") from error
+    if known is None:
+        raise InputError(f"“{filename}” is a Microsoft file of an unknown kind. Documents may be {ACCEPTED}.")
+    _, kind, what = known
+    if what:
+        raise InputError(f"“{filename}” is {what}.")
+    return kind
 
 
 def _text_type(head: bytes, filename: str) -> str:

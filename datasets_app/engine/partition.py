@@ -28,8 +28,10 @@ _SPECIAL_DOCX = re.compile(
     rb"|openxmlformats-officedocument\.wordprocessingml\.template)\.main\+xml"
 )
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n.*?\n(?:---|\.\.\.)[ \t]*\n", re.DOTALL)
+TEXT_PARSER = "unstructured.partition.text"
 TEXT_BLOCK_CHARACTERS = 50_000
-HTML_PARSER = "unstructured.partition.html.parser"  # its tags say what is a heading
+# Tags say what is a heading in the one, styles in the other.
+HTML_PARSER, DOCX_PARSER = "unstructured.partition.html.parser", "unstructured.partition.docx"
 GUESSED_BYTES = 4  # from so many on that are no ASCII an encoding can be guessed; a few are Western Europe's
 
 
@@ -51,7 +53,9 @@ def to_elements(found: list[Any]) -> list[Element]:
 def read_docx(path: Path) -> Iterator[Element]:
     from unstructured.partition.docx import partition_docx
 
-    yield from to_elements(partition_docx(filename=str(_as_plain_docx(path)), languages=["eng"]))
+    with slim.without_tagging(DOCX_PARSER):
+        found = partition_docx(filename=str(_as_plain_docx(path)), languages=["eng"])
+    yield from to_elements(found)
 
 
 def _as_plain_docx(path: Path) -> Path:
@@ -73,7 +77,8 @@ def read_pptx(path: Path, warnings: list[str]) -> Iterator[Element]:
     """A slide is a page; its notes follow it, then the figures of its charts as tables."""
     from unstructured.partition.pptx import partition_pptx
 
-    found = to_elements(partition_pptx(filename=str(path), include_slide_notes=True, languages=["eng"]))
+    with slim.without_tagging("unstructured.partition.pptx", but_for_titles=True):
+        found = to_elements(partition_pptx(filename=str(path), include_slide_notes=True, languages=["eng"]))
     charts = list(slides.charts(path, warnings))
     yield from sorted([*found, *charts], key=lambda element: element.page or 0)
 
@@ -81,14 +86,39 @@ def read_pptx(path: Path, warnings: list[str]) -> Iterator[Element]:
 def read_odt(path: Path) -> Iterator[Element]:
     from unstructured.partition.odt import partition_odt
 
-    yield from _without_pages(partition_odt(filename=str(path), languages=["eng"]))
+    with slim.without_tagging(DOCX_PARSER):  # pandoc makes one of it
+        found = partition_odt(filename=str(path), languages=["eng"])
+    yield from _without_pages(found)
 
 
 def read_by_pandoc(path: Path, form: str) -> Iterator[Element]:
-    """What pandoc turns into HTML: `form` as it names it. It fetches and includes nothing."""
+    """`form` as pandoc names it."""
+    yield from from_html(_by_pandoc(path, form))
+
+
+def _by_pandoc(path: Path, form: str) -> str:
+    """What pandoc turns into HTML. It fetches and includes nothing; `RuntimeError` when it does not understand it."""
     import pypandoc
 
-    yield from from_html(pypandoc.convert_file(str(path), "html", format=form, sandbox=True))
+    return str(pypandoc.convert_file(str(path), "html", format=form, sandbox=True))
+
+
+def read_rst(path: Path) -> Iterator[Element]:
+    """By pandoc, which keeps what Sphinx adds to the language; by docutils itself what pandoc does not understand."""
+    try:
+        html = _by_pandoc(path, "rst")
+    except RuntimeError:
+        html = _by_docutils(decode(path))
+    yield from from_html(html)
+
+
+def _by_docutils(text: str) -> str:
+    from docutils.core import publish_string
+
+    # No file is included, no markup taken as it is, and what is wrong is left out of the text.
+    safe = {"file_insertion_enabled": False, "raw_enabled": False, "_disable_config": True}
+    still = {"report_level": 5, "halt_level": 5, "embed_stylesheet": False, "math_output": "LaTeX"}
+    return str(publish_string(text, writer="html5", settings_overrides={**safe, **still, "output_encoding": "unicode"}))
 
 
 def read_xml(path: Path) -> Iterator[Element]:
@@ -123,18 +153,24 @@ def read_text(path: Path) -> Iterator[Element]:
 
 def from_text(text: str) -> Iterator[Element]:
     """In blocks of whole paragraphs: the language model takes memory by the length of what it is given."""
-    from unstructured.partition.text import partition_text
-
     block: list[str] = []
     size = 0
     for paragraph in _paragraphs(text):
         block.append(paragraph)
         size += len(paragraph)
         if size > TEXT_BLOCK_CHARACTERS:
-            yield from _without_pages(partition_text(text="\n\n".join(block), languages=["eng"]))
+            yield from _from_block(block)
             block, size = [], 0
     if block:
-        yield from _without_pages(partition_text(text="\n\n".join(block), languages=["eng"]))
+        yield from _from_block(block)
+
+
+def _from_block(paragraphs: list[str]) -> Iterator[Element]:
+    from unstructured.partition.text import partition_text
+
+    with slim.without_tagging(TEXT_PARSER, but_for_titles=True):
+        found = partition_text(text="\n\n".join(paragraphs), languages=["eng"])
+    yield from _without_pages(found)
 
 
 def decode(path: Path) -> str:

@@ -13,9 +13,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from datasets_app.engine import ocr, pdf_tables, slim
+from datasets_app.engine import ocr, partition, pdf_tables, slim
 from datasets_app.engine.elements import TEXT, Element
-from datasets_app.engine.partition import to_elements
 from datasets_app.engine.pdf_tables import Box
 from datasets_app.engine.spec import Reading
 from datasets_app.engine.typography import Fonts
@@ -185,14 +184,14 @@ def _partition(partitioner: Any, part: Path, first: int) -> tuple[list[tuple[Ele
     import pypdfium2
 
     try:
-        with slim.without_tagging("unstructured.partition.text"):  # `Fonts` tells headings by their type
+        with slim.without_tagging(partition.TEXT_PARSER):  # `Fonts` tells headings by their type
             found = partitioner.partition_pdf(filename=str(part), strategy="fast", languages=["eng"])
     except Exception as error:  # its parsers raise whatever a broken page makes them raise
         logging.getLogger(__name__).warning("unstructured: %s: %s", type(error).__name__, error)
         found = []
     elements = []
     source = pypdfium2.PdfDocument(part)
-    for element, piece in zip(to_elements(found), found, strict=True):
+    for element, piece in zip(partition.to_elements(found), found, strict=True):
         box, system = _box(piece), piece.metadata.coordinates and piece.metadata.coordinates.system
         place = pdf_tables.shares(box, (0, 0, system.width, system.height)) if box and system else None
         text = _reread(source[(element.page or 1) - 1], place, element.text)

@@ -76,7 +76,7 @@ _SIMPLE = {
     media_type.XLS: sheets.read_xls,
     media_type.EPUB: lambda path: partition.read_by_pandoc(path, "epub"),
     media_type.RTF: lambda path: partition.read_by_pandoc(path, "rtf"),
-    media_type.RST: lambda path: partition.read_by_pandoc(path, "rst"),
+    media_type.RST: partition.read_rst,
     media_type.ORG: lambda path: partition.read_by_pandoc(path, "org"),
     media_type.HTML: partition.read_html,
     media_type.XML: partition.read_xml,

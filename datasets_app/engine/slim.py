@@ -32,12 +32,17 @@ def prepare() -> str:
 
 
 @contextmanager
-def without_tagging(module: str) -> Iterator[None]:
+def without_tagging(module: str, *, but_for_titles: bool = False) -> Iterator[None]:
     """Half of Unstructured's time goes into tagging parts of speech, to tell sentences from other text by grammar.
-    Where that decides nothing, every line may pass for a sentence. `module`: the one of its parsers that asks."""
+    Where that decides nothing, every line may pass for a sentence. `module`: the one of its parsers that asks.
+    `but_for_titles`: grammar decides where a line is short enough for a title, and only there."""
     parser: Any = importlib.import_module(module)
     by_grammar = parser.is_possible_narrative_text
-    parser.is_possible_narrative_text = lambda *_, **__: True
+
+    def is_sentence(text: str) -> bool:
+        return not (but_for_titles and parser.is_possible_title(text)) or by_grammar(text)
+
+    parser.is_possible_narrative_text = is_sentence
     try:
         yield
     finally:

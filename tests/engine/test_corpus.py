@@ -98,7 +98,7 @@ def _tidy():
 
 def parsed(file: File) -> Parsed:
     """Two rows may look at the same file: it is read once."""
-    return _parsed(replace(file, holds=(), lacks=(), warned=(), pages=0, about="", fault=""))
+    return _parsed(replace(file, holds=(), lacks=(), warned=(), pages=0, about=""))
 
 
 @functools.cache
@@ -200,10 +200,8 @@ def text_of(found: list[elements.Element]) -> str:
 
 
 def row(file: File) -> Any:
-    marks = [pytest.mark.xfail(strict=True, reason=file.fault)] if file.fault else []
-    if file.needs:
-        marks.append(pytest.mark.skipif(not shutil.which(file.needs), reason=f"{file.needs} is not installed"))
-    return pytest.param(file, id=file.id, marks=marks)
+    is_missing = bool(file.needs) and not shutil.which(file.needs)
+    return pytest.param(file, id=file.id, marks=pytest.mark.skipif(is_missing, reason=f"{file.needs} is not installed"))
 
 
 @pytest.mark.parametrize("file", [row(file) for file in CORPUS])
@@ -501,7 +499,7 @@ FLOORS = {
 
 @pytest.mark.parametrize("group", FLOORS)
 def test_what_a_person_sees_is_what_was_read(group, record_testsuite_property):
-    by_name = {file.name: file for file in CORPUS if not file.change and not file.fault}
+    by_name = {file.name: file for file in CORPUS if not file.change}
     truths = [truth for truth in TRUTHS if truth.name.endswith(".pdf") == (group == "PDF")]
     scores = {truth.name: held_against(truth, parsed(by_name[truth.name]).found) for truth in truths}
     shares = {}

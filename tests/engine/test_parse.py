@@ -220,3 +220,16 @@ def test_nothing_is_downloaded_where_the_language_model_is_missing(monkeypatch):
     with pytest.raises(RuntimeError, match="nothing is downloaded"):
         tokenize._install_spacy_model()
     assert tokenize.sent_tokenize("One pump. Two pumps.") == ["One pump.", "Two pumps."]
+
+
+def test_what_pandoc_does_not_understand_is_read_without_what_it_names(tmp_path):
+    secret = write(tmp_path, "secret.txt", "nobody shall know")
+    hostile = f".. include:: {secret}\n\n.. raw:: html\n\n   <b>raw</b>\n\n.. csv-table::\n   :file: {secret}\n"
+    path = write(
+        tmp_path, "guide.rst", f"Title\n=====\n\nSee `this`__.\n\n{hostile}\n__\n\nThe valve opens at 12 bar.\n"
+    )
+    outcome, out = parse(tmp_path, path)
+    assert outcome.returncode == 0, outcome.log_tail
+    texts = [element.text for element in elements.read(out / "elements.jsonl")]
+    assert texts[0] == "Title" and texts[-1] == "The valve opens at 12 bar."
+    assert not any("nobody shall" in text or "raw" in text for text in texts)
