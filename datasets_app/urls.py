@@ -18,6 +18,7 @@ urlpatterns = [
     path("documents/arriving/<uuid:key>", uploads.upload_part, name="upload_part"),
     path("documents/<int:pk>/", documents.document, name="document"),
     path("documents/<int:pk>/body", documents.document_body, name="document_body"),
+    path("documents/<int:pk>/row", documents.document_row, name="document_row"),
     path("documents/<int:pk>/pages/<int:number>.png", documents.document_picture, name="document_picture"),
     path("documents/<int:pk>/passages", documents.document_chunks, name="document_chunks"),
     path("documents/<int:pk>/parse", documents.document_parse, name="document_parse"),

@@ -73,6 +73,12 @@ def document_body(request: SignedInRequest, pk: int) -> HttpResponse:
 
 
 @require_GET
+def document_row(request: SignedInRequest, pk: int) -> HttpResponse:
+    """Of the list, when its job has come to another state."""
+    return render(request, "datasets/document_row.html", {"document": get_document(request.user, pk)})
+
+
+@require_GET
 def document_picture(request: SignedInRequest, pk: int, number: int) -> HttpResponse:
     """A page as it looks."""
     found = get_document(request.user, pk)

@@ -52,6 +52,7 @@ def test_from_a_document_to_a_model_that_answers(
     page.get_by_role("button", name="Upload").click()
     row = page.get_by_role("row", name=re.compile("kestrel-40-manual.pdf"))
     expect(row.get_by_text("done")).to_be_visible()  # live, without a reload
+    expect(row.get_by_role("cell", name="10", exact=True)).to_be_visible()  # its pages, with it
     shoot("documents")
     row.get_by_role("link").click()
     expect(page.get_by_role("img", name=re.compile("^Page 1 of"))).to_be_visible()

@@ -110,6 +110,7 @@ TABLE: dict[str, Row] = {
     "upload_part": Row(TRAINERS_OWN, of="upload"),
     "document": Row(VIEWER, of="document"),
     "document_body": Row(VIEWER, of="document"),
+    "document_row": Row(VIEWER, of="document"),
     "document_chunks": Row(VIEWER, of="document"),
     "document_picture": Row(VIEWER, of="page"),
     "document_parse": Row(TRAINER, "post", of="document"),
