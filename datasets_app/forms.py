@@ -6,6 +6,7 @@ from typing import Any
 from django import forms
 
 from datasets_app import measures
+from datasets_app.engine import names
 from datasets_app.engine.formats import FORMATS
 from datasets_app.engine.labelling import LAYOUTS, TURNS
 from datasets_app.engine.mapping import guess
@@ -62,6 +63,11 @@ class ReadingForm(StyledMixin, forms.Form):
     first_page = forms.IntegerField(min_value=1, label="From page")
     last_page = forms.IntegerField(min_value=0, label="To page", help_text="0: to the end.")
     finds_tables = forms.BooleanField(required=False, label="Find tables in PDFs")
+    finds_names = forms.BooleanField(
+        required=False,
+        label="Look for names of people and places",
+        help_text="A model of English guesses them, ten pages a second. Nothing is masked unless you say so.",
+    )
     keeps_running_heads = forms.BooleanField(
         required=False,
         label="Keep running heads and feet as text",
@@ -91,6 +97,9 @@ class ReadingForm(StyledMixin, forms.Form):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if not names.is_installed():
+            self.fields["finds_names"].disabled = True
+            self.fields["finds_names"].help_text = f"Needs the package {names.PACKAGE}: ask the operator to install it."
         known = measures.names()
         choices = [("", "characters"), *((name, f"tokens of {name}") for name in known)]
         if (kept := self.initial.get("tokens_of", "")) and kept not in known:

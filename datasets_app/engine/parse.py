@@ -5,10 +5,11 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets_app.engine import chunks, elements, health, media_type, readers, slim
+from datasets_app.engine import chunks, elements, health, media_type, names, readers, slim
 from datasets_app.engine.elements import Element
 from datasets_app.engine.spec import ParseSpec, Reading
 from finetune_site.lib.channel import Channel, InputError
@@ -44,9 +45,12 @@ def run(spec: ParseSpec, link: Channel) -> dict[str, Any]:
         found = list(elements.numbered(replace(each, kind=elements.TEXT, depth=None) for each in found))
     elements.write(found, out / "elements.jsonl")
     count = chunks.write(chunks.make(found, reading), out / "chunks.jsonl")
+    pages = pages or max((element.page or 0 for element in found), default=0)
+    told = health.describe(found, reading.pages(pages) if pages else range(0), dropped, reader.recognised)
+    if reading.finds_names:
+        told["names"] = names.find(found, told["language"], warnings, partial(_tell, link))
     for text in warnings:
         link.emit("warning", message=text)
-    pages = pages or max((element.page or 0 for element in found), default=0)
     return {
         "media_type": kind,
         "parser": f"unstructured {importlib.metadata.version('unstructured')}",
@@ -55,8 +59,13 @@ def run(spec: ParseSpec, link: Channel) -> dict[str, Any]:
         "chunks": count,
         "characters": characters,
         "warnings": warnings,
-        "health": health.describe(found, reading.pages(pages) if pages else range(0), dropped, reader.recognised),
+        "health": told,
     }
+
+
+def _tell(link: Channel, done: int, total: int) -> None:
+    link.check()
+    link.emit("progress", done=done, total=total, unit="pieces for names")
 
 
 def _within(raw: Iterable[Element], reading: Reading, spec: ParseSpec) -> Iterator[Element]:

@@ -1,13 +1,13 @@
 """Personal data that its form gives away: e-mail addresses, telephone numbers, account and card numbers, IP addresses.
 
 What a checksum can prove is proved: IBAN by ISO 13616 (modulo 97), card numbers by Luhn's (ISO/IEC 7812). Names and
-addresses have no form and are not found here. Standard library only.
+addresses have no form; `names` guesses them. Standard library only.
 """
 
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from datasets_app.engine.elements import Element
@@ -82,6 +82,14 @@ def masked(text: str, kinds: Iterable[str] = KINDS) -> str:
             parts += [text[at : each.start], f"[{each.kind}]"]
             at = each.end
     return "".join([*parts, text[at:]])
+
+
+def without(text: str, names: Mapping[str, str]) -> str:
+    """The text with whole words replaced: each of `names` by its kind in brackets, the longest first."""
+    for name in sorted(names, key=len, reverse=True):
+        spelled = r"\s+".join(re.escape(word) for word in name.split())
+        text = re.sub(rf"(?<!\w){spelled}(?!\w)", f"[{names[name]}]", text)
+    return text
 
 
 def count(elements: Iterable[Element]) -> dict[str, int]:

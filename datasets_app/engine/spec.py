@@ -25,6 +25,7 @@ class Reading:
     last_page: int = 0
     keeps_running_heads: bool = False
     finds_tables: bool = True
+    finds_names: bool = False
     cut: str = "section"
     passage_size: int = 1800
     overlap: int = 0

@@ -1,5 +1,6 @@
 """People correct what was read: a text, a kind, a piece or a page left out. Each is kept and survives a new reading."""
 
+from collections.abc import Collection
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -61,12 +62,13 @@ def restore_element(*, actor: User, document: Document, index: int) -> Element:
 
 
 @transaction.atomic
-def mask_personal(*, actor: User, document: Document) -> int:
-    """Replace personal data that its form gives away by the name of its kind, piece by piece, as corrections that a
-    person can take back; returns in how many pieces."""
+def mask_personal(*, actor: User, document: Document, names: Collection[str] | None = None) -> int:
+    """Replace personal data by the name of its kind, piece by piece, as corrections that a person can take back:
+    `names` of those that were found in the document, or what its form gives away. Returns in how many pieces."""
+    chosen = {each["text"]: each["kind"] for each in document.health.get("names", ()) if each["text"] in (names or ())}
     changed = 0
     for element in document.elements.filter(is_left_out=False).order_by("index"):
-        text = personal.masked(element.text)
+        text = personal.masked(element.text) if names is None else personal.without(element.text, chosen)
         if text != element.text:
             correct_element(
                 actor=actor, document=document, index=element.index, text=text, kind=element.kind, depth=element.depth

@@ -66,11 +66,14 @@ def page_act(request: SignedInRequest, pk: str, number: str, act: str) -> HttpRe
 @require_POST
 def document_mask(request: SignedInRequest, pk: int) -> HttpResponse:
     document = get_document(request.user, pk, role=Role.TRAINER)
-    count = services.mask_personal(actor=request.user, document=document)
+    names = request.POST.getlist("name") if "names" in request.POST else None
+    count = services.mask_personal(actor=request.user, document=document, names=names)
     if count:
         messages.success(request, f"Personal data is masked in {count} piece{'s' if count > 1 else ''}.")
+    elif names == []:
+        messages.info(request, "Tick the names to mask first.")
     else:
-        messages.info(request, "Nothing of a known form stands in the document any more.")
+        messages.info(request, "None of it stands in the document any more.")
     return redirect(document)
 
 

@@ -108,6 +108,7 @@ class ReadingIn(CutIn):
     last_page: int | None = None
     keeps_running_heads: bool | None = None
     finds_tables: bool | None = None
+    finds_names: bool | None = None
 
 
 class CorrectionIn(Schema):

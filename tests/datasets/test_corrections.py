@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
+from datasets_app.engine import names
 from datasets_app.models import Correction, Document
 from datasets_app.services import corrections, documents, readings
 from datasets_app.services.documents import DocumentError
@@ -266,3 +267,29 @@ def test_personal_data_is_told_and_masked_for_good(project, trainer, viewer, cli
         assert "Write to [e-mail address]." in texts(made) and "ada@" not in "".join(passages(made))
         read_again(made, trainer)
     assert corrections.mask_personal(actor=trainer, document=made) == 0
+
+
+def test_names_that_were_asked_for_are_ticked_and_masked(project, trainer, viewer, client_of):
+    text = "# Contact\n\nWrite to Amelia Brannick in London.\n\nThe gearbox is hers. Amelia\nBrannick made it.\n"
+    made = documents.upload_document(actor=trainer, project=project, name="n.md", blocks=[text.encode()]).document
+    run_all()
+    url = reverse("document_mask", args=[made.pk])
+    assert "Not looked for" in client_of(viewer).get(made.get_absolute_url()).content.decode()
+    read_again(made, trainer, finds_names=True)
+    made.refresh_from_db()
+    found = {each["text"]: (each["kind"], each["count"]) for each in made.health["names"]}
+    assert found["Amelia Brannick"] == ("name", 2) and found["London"] == ("place", 1)
+    client = client_of(trainer)
+    page = client.post(url, {"names": "ticked"}, follow=True).content.decode()
+    assert "Tick the names" in page and "Amelia Brannick" in page
+    client.post(url, {"names": "ticked", "name": ["Amelia Brannick", "gearbox"]})
+    run_all()
+    assert texts(made)[1:] == ["Write to [name] in London.", "The gearbox is hers. [name] made it."]
+
+
+def test_without_the_package_names_are_not_offered(pump, trainer, client_of, monkeypatch):
+    monkeypatch.setattr(names.importlib.util, "find_spec", lambda name: None)
+    page = client_of(trainer).get(reverse("document_reading", args=[pump.pk])).content.decode()
+    assert "presidio-analyzer" in page
+    warnings: list[str] = []
+    assert names.find([], "en", warnings, lambda done, total: None) == [] and "presidio-analyzer" in warnings[0]

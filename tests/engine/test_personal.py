@@ -2,7 +2,7 @@
 
 import pytest
 
-from datasets_app.engine.personal import KINDS, find, masked
+from datasets_app.engine.personal import KINDS, find, masked, without
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,12 @@ def test_it_is_found_and_masked(text, kind):
     assert found.kind == kind
     assert masked(text) == f"{text[: found.start]}[{kind}]{text[found.end :]}"
     assert masked(text, set(KINDS) - {kind}) == text
+
+
+def test_names_are_masked_as_whole_words_the_longest_first():
+    names = {"Ada": "name", "Ada King": "name", "St. Ives": "place"}
+    text = "Ada  King, Adam and Ada went to St. Ives, not to St.Ives."
+    assert without(text, names) == "[name], Adam and [name] went to [place], not to St.Ives."
 
 
 @pytest.mark.parametrize(
