@@ -51,7 +51,7 @@ audit:                         ## known vulnerabilities of everything that is pi
 	touch $@
 
 .venv/tests: .venv/runs
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[postgres,parse,privacy,generate,train,label-studio,publish,ray,benchmarks,s3,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[postgres,parse,privacy,generate,train,label-studio,publish,layout,ray,benchmarks,s3,dev]'
 	touch $@
 
 # Label Studio's own versions contradict ours: it lives beside us.

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from django import forms
+from django.conf import settings
 
 from datasets_app import measures
 from datasets_app.engine import names
@@ -52,6 +53,7 @@ class ReadingForm(StyledMixin, forms.Form):
             ("auto", "from the file; pages that are pictures by text recognition"),
             ("text", "from the file alone"),
             ("ocr", "by text recognition alone, also where the file holds text"),
+            ("layout", "of PDFs by the look of the page: columns, captions and headings that a layout model sees"),
         ],
         help_text="Choose recognition alone where a PDF's own text is garbled.",
     )
@@ -97,6 +99,8 @@ class ReadingForm(StyledMixin, forms.Form):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if not settings.LAYOUT_MODEL:
+            self.fields["strategy"].help_text += " By the look of the page needs a layout model: ask the operator."
         if not names.is_installed():
             self.fields["finds_names"].disabled = True
             self.fields["finds_names"].help_text = f"Needs the package {names.PACKAGE}: ask the operator to install it."

@@ -41,7 +41,7 @@ from finetune_site.lib.kernel import Limits
 from finetune_site.lib.sealing import UnsealError
 
 ENGINE = "datasets_app.engine"
-PRELOADS = {"parse": f"{ENGINE}.preload"}  # the other tasks import little
+PRELOAD = f"{ENGINE}.preload"  # of parsing: the other tasks import little
 ROWS_AT_ONCE = 200
 KEPT_ERRORS = 100
 FIRST_TASKS = 10
@@ -60,6 +60,7 @@ def parse(handle: Handle) -> None:
         "filename": document.name,
         "out_dir": str(folder),
         "reading": document.reading,
+        "layout_model": settings.LAYOUT_MODEL,
     }
     limits = Limits(
         memory_bytes=settings.PARSE_MEMORY_BYTES,
@@ -73,7 +74,9 @@ def parse(handle: Handle) -> None:
         if event["event"] == "progress":
             handle.progress(event["done"], event["total"], unit=event["unit"])
 
-    _run(handle, "parse", spec, folder, on_event, limits)
+    # What was forked from a process without layout models has none.
+    preload = None if document.reading_settings.strategy == "layout" else PRELOAD
+    _run(handle, "parse", spec, folder, on_event, limits, preload=preload)
     result = json.loads((folder / "result.json").read_text())
     measure_of(document.reading_settings)  # its tokenizer is fetched before the transaction
     handle.write(lambda: readings.store(document, folder, result))
@@ -283,6 +286,7 @@ def _run(
     on_event: Any,
     limits: Limits | None = None,
     env: dict[str, str] | None = None,
+    preload: str | None = None,
 ) -> None:
     write_json(folder / "spec.json", spec)
     handle.run_engine(
@@ -292,7 +296,7 @@ def _run(
         on_event=on_event,
         limits=limits,
         env={"TMPDIR": str(folder), **(env or {})},
-        preload=PRELOADS.get(task),
+        preload=preload,
     )
 
 

@@ -356,6 +356,7 @@ DATA_UPLOAD_MAX_NUMBER_FIELDS = 5000
 PARSE_MEMORY_BYTES = _number("FINETUNE_PARSE_MEMORY_MB", 6144, least=512) * 1024 * 1024
 PARSE_CPU_SECONDS = _number("FINETUNE_PARSE_CPU_SECONDS", 900, least=1)
 PARSE_WALL_SECONDS = _number("FINETUNE_PARSE_WALL_SECONDS", 1800, least=1)
+LAYOUT_MODEL = os.environ.get("FINETUNE_LAYOUT_MODEL", "")  # a path on the machines that parse
 PARSE_OUTPUT_BYTES = _number("FINETUNE_PARSE_OUTPUT_MB", 500, least=1) * 1024 * 1024
 
 # Jobs: a runner renews its lease at every heartbeat.

@@ -1,6 +1,7 @@
 """What every test stands on: people, clients, a server for browsers, a tiny model (Postgres: see plugin.py)."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,12 +28,16 @@ def _quick_settings(settings: object) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_lent_models() -> Iterator[None]:
-    """A model whose folder is a link goes with its test: in an emptied database another gets its number."""
+def _nothing_under_numbers() -> Iterator[None]:
+    """What lies under the number of a row goes with its test, as a lent model does: a database that is emptied or
+    restored gives numbers again, and another's run would go on from where this one ended."""
     yield
-    for path in (Path(os.environ["FINETUNE_DATA_DIR"]) / "models").glob("*"):
+    data = Path(os.environ["FINETUNE_DATA_DIR"])
+    for path in [*data.glob("runs/*"), *data.glob("work/*"), *data.glob("models/*")]:
         if path.is_symlink():
             path.unlink()
+        elif path.parent.name != "models":  # a model that was prepared is the same for every test
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def run(spec: ParseSpec, link: Channel) -> dict[str, Any]:
     kind = media_type.sniff(path, spec.filename)
     pages = readers.check(kind, path, spec, reading)
     link.emit("started", media_type=kind, pages=pages)
-    warnings = [text for text in [slim.prepare()] if text]
+    warnings = [text for text in [slim.prepare(with_layout_models=reading.strategy == "layout")] if text]
     os.chdir(out)  # what the parsers write on the way stays here
     reader = readers.Readers(spec, reading, link, warnings)
     dropped = elements.Dropped()

@@ -8,18 +8,20 @@ its fast path returns nothing, without a word, for scans, encrypted and damaged 
 import logging
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from datasets_app.engine import ocr, partition, pdf_tables, slim
-from datasets_app.engine.elements import TEXT, Element
+from datasets_app.engine.elements import TEXT, TITLE, Element
 from datasets_app.engine.pdf_tables import Box
 from datasets_app.engine.spec import Reading
 from datasets_app.engine.typography import Fonts
 from finetune_site.lib.channel import Channel, InputError, load_json, write_json
 
+Partition = Callable[[Path], list[Any]]  # Unstructured's elements of a PDF
+Placed = tuple[Element, Box | None]
 PAGES_AT_ONCE = 20
 MIN_CHARACTERS_PER_PAGE = 20
 
@@ -49,6 +51,7 @@ def probe(path: Path, max_pages: int, reading: Reading) -> int:
         raise InputError(f"The PDF has {len(chosen)} pages; at most {max_pages} are read. Split it into parts.")
     if reading.strategy == "ocr":
         ocr.check(reading.languages)
+    if reading.strategy in {"ocr", "layout"}:
         return pages
     counts = [_characters(document, number) for number in chosen]
     if all(count is None for count in counts):
@@ -66,10 +69,17 @@ def probe(path: Path, max_pages: int, reading: Reading) -> int:
 
 
 def read(
-    path: Path, pages: int, reading: Reading, link: Channel, warnings: list[str], report: ocr.Report
+    path: Path,
+    pages: int,
+    reading: Reading,
+    link: Channel,
+    warnings: list[str],
+    report: ocr.Report,
+    by_look: Partition | None = None,
 ) -> Iterator[Element]:
     """Elements page range by page range, so that memory stays bounded and progress is real. Each range is kept in the
-    folder of the results as soon as it is read: another attempt goes on where this one was ended."""
+    folder of the results as soon as it is read: another attempt goes on where this one was ended. `by_look`: what finds
+    the elements where the pages are read by their look."""
     import pypdfium2
 
     chosen = reading.pages(pages)
@@ -88,7 +98,7 @@ def read(
                 fonts.learn(found)
         else:
             seen = ocr.Report()
-            found, is_plain = _printed(path, numbers, fonts, reading) if fonts else ([], False)
+            found, is_plain = _printed(path, numbers, fonts, reading, by_look) if fonts else ([], False)
             found = [element for element in found if element.page not in scanned]
             document = pypdfium2.PdfDocument(path)
             for number in sorted(scanned & set(numbers)):
@@ -140,23 +150,22 @@ def _scanned(path: Path, chosen: range, reading: Reading, warnings: list[str]) -
     return found
 
 
-def _printed(path: Path, numbers: range, fonts: Fonts, reading: Reading) -> tuple[list[Element], bool]:
-    """What stands as text on some pages, and whether it could only be read as plain text."""
-    import unstructured.partition.pdf as partitioner
-    import unstructured.partition.utils.constants  # noqa: F401  the module is complete before it is patched
-
-    partitioner.is_pdf_too_complex = lambda *_, **__: False
+def _printed(
+    path: Path, numbers: range, fonts: Fonts, reading: Reading, by_look: Partition | None
+) -> tuple[list[Element], bool]:
+    """What stands on some pages, and whether it could only be read as plain text."""
     logging.getLogger("pdfminer").setLevel(logging.ERROR)
     first = numbers.start - 1
     part = _extract(path, first, numbers.stop - 1)
-    pieces, is_plain = _partition(partitioner, part, first)
+    pieces, is_plain = _partition(by_look or _by_text, part, first)
     tables = pdf_tables.ruled(part, first) if reading.finds_tables else {}
     if reading.finds_tables:
         for number in numbers:
             if not fonts.is_turned(number):
                 lines, size = fonts.lines(number), fonts.size_of(number)
                 tables[number] = pdf_tables.with_aligned(lines, size, tables.get(number, []))
-    found = list(pdf_tables.merge(fonts.correct(pieces), tables))
+    by_type = fonts.correct(pieces)
+    found = list(pdf_tables.merge(_as_seen(pieces, by_type) if by_look else by_type, tables))
     part.unlink()
     return found, is_plain
 
@@ -179,13 +188,29 @@ def _extract(path: Path, first: int, last: int) -> Path:
     return part
 
 
-def _partition(partitioner: Any, part: Path, first: int) -> tuple[list[tuple[Element, Any]], bool]:
+def _by_text(part: Path) -> list[Any]:
+    import unstructured.partition.pdf as partitioner
+    import unstructured.partition.utils.constants  # noqa: F401  the module is complete before it is patched
+
+    partitioner.is_pdf_too_complex = lambda *_, **__: False
+    with slim.without_tagging(partition.TEXT_PARSER):  # `Fonts` tells headings by their type
+        return list(partitioner.partition_pdf(filename=str(part), strategy="fast", languages=["eng"]))
+
+
+def _as_seen(pieces: list[Placed], by_type: list[Placed]) -> list[Placed]:
+    """Headings where the layout says so, as deep as their type says."""
+    return [
+        (replace(seen, depth=typed.depth if typed.kind == TITLE else 0) if seen.kind == TITLE else seen, box)
+        for (seen, box), (typed, _) in zip(pieces, by_type, strict=True)
+    ]
+
+
+def _partition(by: Partition, part: Path, first: int) -> tuple[list[Placed], bool]:
     """Elements with their boxes; plain text of the pages where Unstructured fails or finds nothing."""
     import pypdfium2
 
     try:
-        with slim.without_tagging(partition.TEXT_PARSER):  # `Fonts` tells headings by their type
-            found = partitioner.partition_pdf(filename=str(part), strategy="fast", languages=["eng"])
+        found = by(part)
     except Exception as error:  # its parsers raise whatever a broken page makes them raise
         logging.getLogger(__name__).warning("unstructured: %s: %s", type(error).__name__, error)
         found = []

@@ -4,8 +4,9 @@ import logging
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from datasets_app.engine import mail, media_type, ocr, office, partition, pdf, pictures, sheets, structured
+from datasets_app.engine import layout, mail, media_type, ocr, office, partition, pdf, pictures, sheets, structured
 from datasets_app.engine.elements import Element
 from datasets_app.engine.spec import ParseSpec, Reading
 from finetune_site.lib.channel import Cancelled, Channel, InputError
@@ -39,7 +40,8 @@ class Readers:
     def _read(self, kind: str, path: Path, pages: int) -> Iterator[Element]:
         match kind:
             case media_type.PDF:
-                return pdf.read(path, pages, self._reading, self._link, self._warnings, self.recognised)
+                by_look = self._by_look if self._reading.strategy == "layout" else None
+                return pdf.read(path, pages, self._reading, self._link, self._warnings, self.recognised, by_look)
             case media_type.PNG | media_type.JPEG | media_type.TIFF:
                 return pictures.read(path, self._reading, pages, self._link, self.recognised)
             case media_type.PPTX:
@@ -53,6 +55,9 @@ class Readers:
             case media_type.MSG:
                 return mail.read_msg(path, self._read_attachment, self._warnings)
         return _SIMPLE[kind](path)
+
+    def _by_look(self, part: Path) -> list[Any]:
+        return layout.partition(part, self._spec.layout_model, self._reading.languages)
 
     def _read_attachment(self, path: Path, name: str) -> Iterator[Element]:
         """One that cannot be read is left out, and a warning says so."""
@@ -92,6 +97,8 @@ _SIMPLE = {
 def check(kind: str, path: Path, spec: ParseSpec, reading: Reading) -> int:
     """Refuse what would cost too much before it costs; returns the number of pages, 0 where nobody knows before."""
     if kind == media_type.PDF:
+        if reading.strategy == "layout":
+            layout.check(spec.layout_model, reading.languages)
         return pdf.probe(path, spec.max_pages, reading)
     if kind in media_type.PICTURES:
         return pictures.count(path, reading)

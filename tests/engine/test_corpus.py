@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from datasets_app.engine import elements, media_type, tables
-from datasets_app.jobs import ENGINE, PRELOADS
+from datasets_app.jobs import ENGINE, PRELOAD
 from finetune_site.lib.kernel import Limits
 from finetune_site.lib.process import Engine, Outcome
 from tests import corpus
@@ -138,7 +138,7 @@ def run(spec: Path, out: Path, budget: Budget) -> tuple[Outcome, float, int]:
     arguments = ["parse", str(spec)]
     temporary = {"TMPDIR": str(out)}
     log = spec.with_name("log")
-    with Engine(ENGINE, arguments, log_path=log, limits=limits, env=temporary, preload=PRELOADS["parse"]) as engine:
+    with Engine(ENGINE, arguments, log_path=log, limits=limits, env=temporary, preload=PRELOAD) as engine:
         watch = Watch(engine.pid)
         watch.start()
         outcome = engine.run(lambda event: None, lambda: False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from datasets_app.engine import chunks, elements
-from datasets_app.jobs import ENGINE, PRELOADS
+from datasets_app.jobs import ENGINE, PRELOAD
 from finetune_site.lib.kernel import Limits
 from finetune_site.lib.process import Engine
 
@@ -17,9 +17,7 @@ LIMITS = Limits(memory_bytes=6 * 2**30, cpu_seconds=300, file_bytes=200 * 2**20,
 
 def engine_on(spec, limits=LIMITS):
     """The parser as a runner starts it."""
-    return Engine(
-        ENGINE, ["parse", str(spec)], log_path=spec.with_name("log"), limits=limits, preload=PRELOADS["parse"]
-    )
+    return Engine(ENGINE, ["parse", str(spec)], log_path=spec.with_name("log"), limits=limits, preload=PRELOAD)
 
 
 def parse(tmp_path, path, **fields):
