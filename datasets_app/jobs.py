@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from datasets_app.models import (
 )
 from datasets_app.pulling import pull
 from datasets_app.sending import Paused, is_ours, send, tell_decided
+from datasets_app.servers import engine_environment
 from datasets_app.services import intake, readings, sealing
 from datasets_app.services import labelstudio as services
 from datasets_app.services.datasets import one_alone
@@ -47,7 +47,6 @@ KEPT_ERRORS = 100
 FIRST_TASKS = 10
 TAKE_OVER_SECONDS = 1.0
 SERVERS_TROUBLES = (Trouble.UNREACHABLE, Trouble.ADDRESS, Trouble.TOKEN)
-KEY_VARIABLE = "FINETUNE_LLM_API_KEY"
 
 
 @job_kind("datasets.parse", title="Parse document", max_attempts=2)
@@ -126,19 +125,24 @@ def import_examples(handle: Handle) -> None:
     path = bucket.fetch(batch.path, batch.sha256)
     with path.open(encoding="utf-8-sig", errors="replace") as stream:
         for item in formats.read_rows(stream, batch.format):
-            if isinstance(item, formats.RowError):
+            if isinstance(item, formats.Row):
+                rows.append(item)
+            elif len(errors) < KEPT_ERRORS:
                 errors.append({"line": item.line, "message": item.message})
-                continue
-            rows.append(item)
             if len(rows) >= ROWS_AT_ONCE:
                 _import_rows(handle, batch, rows)
                 rows = []
     _import_rows(handle, batch, rows)
+    _end_import(handle, batch, errors, "Line", "No line of the file could be used.")
+
+
+def _end_import(handle: Handle, batch: ImportBatch, errors: list[dict[str, Any]], called: str, when_none: str) -> None:
+    """Note what came of it. `called`: what an error's number counts."""
     added = batch.examples.count()
-    handle.write(lambda: ImportBatch.objects.filter(pk=batch.pk).update(added=added, errors=errors[:KEPT_ERRORS]))
+    handle.write(lambda: ImportBatch.objects.filter(pk=batch.pk).update(added=added, errors=errors))
     if not added:
-        first = f" Line {errors[0]['line']}: {errors[0]['message']}" if errors else ""
-        raise JobInputError(f"No line of the file could be used.{first}")
+        first = f" {called} {errors[0]['line']}: {errors[0]['message']}" if errors else ""
+        raise JobInputError(f"{when_none}{first}")
 
 
 @job_kind("datasets.seal", title="Seal version", max_attempts=3, takes_disk=True)
@@ -239,11 +243,7 @@ def label_studio_import(handle: Handle) -> None:
                 handle.progress(count, unit="tasks")
                 rows = []
     handle.write(lambda: intake.add_imported(batch, rows))
-    added = batch.examples.count()
-    handle.write(lambda: ImportBatch.objects.filter(pk=batch.pk).update(added=added, errors=errors))
-    if not added:
-        first = f" Task {errors[0]['line']}: {errors[0]['message']}" if errors else ""
-        raise JobInputError(f"No task of the project could be used.{first}")
+    _end_import(handle, batch, errors, "Task", "No task of the project could be used.")
 
 
 def _told(project: RemoteProject) -> dict[str, Any]:
@@ -343,10 +343,9 @@ def _generate_spec(
             "provider": server.provider,
             "base_url": server.base_url,
             "context_window": server.context_window,
-            **{key: options[key] for key in ("model", "pairs_per_chunk", "wordings", "temperature") if key in options},
+            **{key: options[key] for key in ("model", "wordings") if key in options},
         }
-        if server.key_variable:
-            env[KEY_VARIABLE] = os.environ.get(server.key_variable, "")
+        env = engine_environment(server)
     return spec, env
 
 

@@ -19,6 +19,7 @@ from datasets_app.services.datasets import DatasetError
 from datasets_app.services.examples import Said, Voice
 from datasets_app.services.labelstudio import PLACE, SyncRound
 from finetune_site.jobs.handle import Handle
+from finetune_site.lib.numbers import whole_number
 from finetune_site.projects.access import has_role
 from finetune_site.projects.models import Project, Role
 
@@ -104,7 +105,7 @@ def _take(project: LabelStudioProject, remote: RemoteTask, voices: Mapping[int |
     """One task as it is there now; 1 when it says something new."""
     key = str(remote.data.get("example", ""))
     rows = project.tasks.select_for_update()
-    task = rows.filter(example_id=int(key)).first() if key.isdecimal() else None
+    task = rows.filter(example_id=whole_number(key)).first()
     if task is None or task.remote_id not in (None, remote.id):
         return 0  # none of ours, or a copy that somebody made there
     task.remote_id = remote.id

@@ -12,11 +12,15 @@ from django.utils.http import content_disposition_header
 from finetune_site import bucket
 
 
+class FileAwayError(Exception):
+    """A file that ought to be here cannot be had; the message says what to do."""
+
+
 def send_file(path: Path, filename: str, *, size: int, sha256: str = "") -> StreamingHttpResponse:
     """A file of `size` bytes from the disk, or from the bucket of a site that has one; with its hash (RFC 9530).
-    `FileNotFoundError` where neither has it."""
+    `FileAwayError` where neither has it, `BucketError`."""
     if not bucket.has(path):
-        raise FileNotFoundError(path)
+        raise FileAwayError("The file is not on this site any more. Make it again, or ask an operator.")
     response = send_pieces(bucket.blocks(path), filename, content_type="application/octet-stream")
     response["Content-Length"] = str(size)
     if sha256:

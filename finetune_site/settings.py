@@ -204,6 +204,7 @@ MIDDLEWARE = [
     "django_htmx.middleware.HtmxMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "finetune_site.accounts.middleware.PersonMiddleware",
+    "finetune_site.operations.middleware.FilesAwayMiddleware",
 ]
 ROOT_URLCONF = "finetune_site.urls"
 ASGI_APPLICATION = "finetune_site.asgi.application"
@@ -346,7 +347,7 @@ if S3_BUCKET:
 if DEBUG:
     STORAGES["staticfiles"]["BACKEND"] = "django.contrib.staticfiles.storage.StaticFilesStorage"
 
-# Uploads: 2 MiB pieces stay in memory, and a request never holds more than one.
+# Uploads: a request never holds more than a piece of a few megabytes in memory.
 UPLOAD_MAX_BYTES = _number("FINETUNE_UPLOAD_MAX_MB", 300, least=1) * 1024 * 1024
 UPLOAD_MAX_FILES = _number("FINETUNE_UPLOAD_MAX_FILES", 200, least=1)
 DATA_UPLOAD_MAX_MEMORY_SIZE = 5 * 1024 * 1024
@@ -370,7 +371,7 @@ if not JOB_HEARTBEAT_SECONDS < JOB_LEASE_SECONDS <= JOB_CUTOFF_SECONDS:
         "FINETUNE_JOB_CUTOFF_SECONDS: else a living runner loses its job."
     )
 # The devices that trainings and evaluations take turns on, one a slot: 0,1,2,3. Empty: one slot, whatever is there.
-GPU_DEVICES = [name.strip() for name in os.environ.get("FINETUNE_GPU_DEVICES", "").split(",") if name.strip()]
+GPU_DEVICES = _list("FINETUNE_GPU_DEVICES", "")
 # Whose jobs come first: operator=2,owner=1. Roles left out count 0; equals take turns, whatever is written here.
 ROLE_PRIORITIES = _priorities("FINETUNE_ROLE_PRIORITIES")
 # How many runners each queue may have on one machine: for `gpu` one a device; for `chat` as many, each of which holds
@@ -429,7 +430,7 @@ JOB_SCHEDULES = {
     "backup": ("finetune_site.operations.schedules.back_up_when_due", 60),
 }
 
-# The engines: how many threads a training process takes, and how long a chat model stays in memory unused.
+# The engines: how many threads a training process takes; 0: as many as there are cores.
 ENGINE_THREADS = _number("FINETUNE_ENGINE_THREADS", 0)
 # The head of a Ray cluster that runs may be computed on, host:port; `auto`: the one this machine belongs to.
 RAY_ADDRESS = os.environ.get("FINETUNE_RAY_ADDRESS", "").strip()

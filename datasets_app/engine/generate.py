@@ -15,7 +15,7 @@ Maker = Callable[[Chunk], Iterator[dict[str, Any]]]
 
 
 def run(spec: GenerateSpec, link: Channel) -> dict[str, Any]:
-    """Append to `examples.jsonl` and `outcomes.jsonl`; one `chunk` event each, with its rows for the caller."""
+    """Append to `examples.jsonl` and `outcomes.jsonl`; one `chunk` event each."""
     out = Path(spec.out_dir)
     out.mkdir(parents=True, exist_ok=True)
     done = {(entry["document"], entry["chunk"]) for entry in _lines(out / "outcomes.jsonl")}

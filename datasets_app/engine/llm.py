@@ -10,10 +10,9 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from datasets_app.engine.chunks import Chunk
-from datasets_app.engine.spec import ModelSpec
+from datasets_app.engine.spec import KEY_VARIABLE, ModelSpec
 
 NAME, VERSION = "llm", "llm-1"
-KEY_VARIABLE = "FINETUNE_LLM_API_KEY"
 FUZZY_SHARE = 0.9
 ANSWER_TOKENS = 900
 PROMPT = """You write training examples from a passage of a document.

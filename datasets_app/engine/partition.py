@@ -15,6 +15,8 @@ _KIND = {
     "NarrativeText": kinds.TEXT,
     "Text": kinds.TEXT,
     "UncategorizedText": kinds.TEXT,
+    "EmailAddress": kinds.TEXT,
+    "Address": kinds.TEXT,
     "ListItem": kinds.LIST_ITEM,
     "Table": kinds.TABLE,
     "CodeSnippet": kinds.CODE,

@@ -6,6 +6,7 @@ from typing import Any
 
 from finetune_site.lib.channel import InputError
 
+KEY_VARIABLE = "FINETUNE_LLM_API_KEY"  # under which an engine finds the key of its model server
 GENERATORS = ("extractive", "verbatim", "llm")
 STRATEGIES = ("auto", "text", "ocr", "layout")
 CUTS = ("section", "page")
@@ -127,7 +128,6 @@ class GenerateSpec:
     out_dir: str
     generator: str = "extractive"
     wordings_per_fact: int = 6
-    max_facts_per_chunk: int = 40
     llm: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

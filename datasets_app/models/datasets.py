@@ -103,6 +103,11 @@ class DatasetVersion(models.Model):
         """The sealed Parquet file, named by its content."""
         return Path(settings.MEDIA_ROOT) / "versions" / self.sha256[:2] / f"{self.sha256}.parquet"
 
+    @property
+    def filename(self) -> str:
+        """What its files are called when people save them, without the suffix."""
+        return f"{self.dataset.name}-v{self.number}".replace(" ", "-").lower()
+
     def save(self, *args: Any, **kwargs: Any) -> None:
         if self.pk and DatasetVersion.objects.sealed().filter(pk=self.pk).exists():
             raise TypeError("A sealed version never changes; seal a new one.")

@@ -13,6 +13,7 @@ from django.utils import timezone
 from datasets_app.models.datasets import Dataset
 from datasets_app.models.documents import Chunk, Document
 from datasets_app.models.generation import Generation, ImportBatch
+from finetune_site.lib.numbers import whole_number
 from finetune_site.projects.models import Project
 
 BEGINNING = 200
@@ -50,8 +51,8 @@ class ExampleQuerySet(models.QuerySet["Example"]):
         found = self
         if state in State.values:
             found = found.filter(state=state)
-        if document.isdecimal():
-            found = found.filter(document_id=int(document))
+        if key := whole_number(document):
+            found = found.filter(document_id=key)
         elif document:
             found = found.filter(document_name__icontains=document)
         if origin in Origin.values:

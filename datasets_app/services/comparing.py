@@ -58,6 +58,8 @@ def edits_of(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, l
 
 def _pieces(before: str, after: str) -> list[Piece]:
     old, new = re.findall(r"\s*\S+|\s+$", before), re.findall(r"\s*\S+|\s+$", after)
+    if max(len(old), len(new)) > COMPARED_WORDS:
+        return [piece for piece in (Piece("removed", before), Piece("added", after)) if piece.words]
     pieces = []
     for how, old_from, old_to, new_from, new_to in difflib.SequenceMatcher(
         None, old, new, autojunk=False

@@ -30,11 +30,11 @@ def correct_element(
     text = clean(text)
     if not text or len(text) > MAX_CHARACTERS:
         raise DocumentError(f"A piece takes between 1 and {MAX_CHARACTERS:,} characters. Leave it out to be rid of it.")
-    if kind not in KINDS:
-        raise DocumentError(f"The kind must be one of {', '.join(KINDS)}.")
     if depth is not None and not 0 <= depth <= MAX_DEPTH:
         raise DocumentError(f"A heading's depth lies between 0 and {MAX_DEPTH}.")
     locked, element, correction = _hold(document, index, actor)
+    if kind not in {*KINDS, correction.kind}:
+        raise DocumentError(f"The kind must be one of {', '.join(KINDS)}.")
     correction.new_text = text if text != correction.text else ""
     is_as_read = kind == correction.kind and (kind != kinds.TITLE or depth in (None, correction.depth))
     correction.new_kind = "" if is_as_read else kind
@@ -66,16 +66,19 @@ def mask_personal(*, actor: User, document: Document, names: Collection[str] | N
     """Replace personal data by the name of its kind, piece by piece, as corrections that a person can take back:
     `names` of those that were found in the document, or what its form gives away. Returns in how many pieces."""
     chosen = {each["text"]: each["kind"] for each in document.health.get("names", ()) if each["text"] in (names or ())}
+    locked = Document.objects.select_for_update().get(pk=document.pk)
+    known = {correction.element_index: correction for correction in locked.corrections.all()}
     changed = 0
-    for element in document.elements.filter(is_left_out=False).order_by("index"):
+    for element in locked.elements.filter(is_left_out=False).order_by("index"):
         text = personal.masked(element.text) if names is None else personal.without(element.text, chosen)
         if text != element.text:
-            correct_element(
-                actor=actor, document=document, index=element.index, text=text, kind=element.kind, depth=element.depth
-            )
+            correction = known.get(element.index) or _first_correction(locked, element)
+            correction.by, correction.new_text = actor, text if text != correction.text else ""
+            _write(locked, element, correction)
             changed += 1
-    if changed:
-        audit(document.project, actor, "masked personal data in", document, after={"pieces": changed})
+    if changed:  # one entry, and without the texts: the trail must not keep what was masked
+        audit(locked.project, actor, "masked personal data in", locked, after={"pieces": changed})
+        enqueue_cut(actor, locked)
     return changed
 
 
@@ -114,21 +117,23 @@ def _hold(document: Document, index: int, actor: User) -> tuple[Document, Elemen
     element = locked.elements.filter(index=index).first()
     if element is None:
         raise DocumentError("The document was read anew meanwhile; this piece is not there any more. Look again.")
-    correction = locked.corrections.filter(element_index=index).first()
-    if correction is None:
-        correction = Correction(
-            document=locked,
-            element_index=index,
-            page=element.page,
-            text=element.text,
-            kind=element.kind,
-            depth=element.depth,
-            html=element.html,
-            box=element.box,
-            occurrence=_before(locked, element),
-        )
+    correction = locked.corrections.filter(element_index=index).first() or _first_correction(locked, element)
     correction.by = actor
     return locked, element, correction
+
+
+def _first_correction(document: Document, element: Element) -> Correction:
+    return Correction(
+        document=document,
+        element_index=element.index,
+        page=element.page,
+        text=element.text,
+        kind=element.kind,
+        depth=element.depth,
+        html=element.html,
+        box=element.box,
+        occurrence=_before(document, element),
+    )
 
 
 def _before(document: Document, element: Element) -> int:
@@ -140,6 +145,16 @@ def _before(document: Document, element: Element) -> int:
 
 def _apply(actor: User, document: Document, element: Element, correction: Correction, verb: str) -> Element:
     before = {"text": element.text[:500], "kind": element.kind}
+    _write(document, element, correction)
+    after = {"text": element.text[:500], "kind": element.kind}
+    changed = {"before": before, "after": after} if before != after else {"after": _told(correction)}
+    audit(document.project, actor, verb, document, **changed)
+    enqueue_cut(actor, document)
+    return element
+
+
+def _write(document: Document, element: Element, correction: Correction) -> None:
+    """The piece as it is corrected, and the correction if it changes anything."""
     as_read = Piece(
         index=element.index,
         kind=correction.kind,
@@ -157,11 +172,6 @@ def _apply(actor: User, document: Document, element: Element, correction: Correc
         correction.save()
     elif correction.pk:
         correction.delete()
-    after = {"text": element.text[:500], "kind": element.kind}
-    changed = {"before": before, "after": after} if before != after else {"after": _told(correction)}
-    audit(document.project, actor, verb, document, **changed)
-    enqueue_cut(actor, document)
-    return element
 
 
 def _told(correction: Correction) -> dict[str, Any]:

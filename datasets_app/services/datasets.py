@@ -59,6 +59,8 @@ def start_generation(
     chosen = list(documents)
     if not chosen:
         raise DatasetError("Choose at least one document that is parsed.")
+    if gone := [document.name for document in chosen if document.withdrawn_at]:
+        raise DatasetError(f"“{gone[0]}” is withdrawn: nothing more is made from it. Leave it out.")
     if unready := [document.name for document in chosen if not document.parsed_at]:
         raise DatasetError(f"“{unready[0]}” is not parsed yet. Wait for it, or leave it out.")
     if generator == "llm" and server is None:

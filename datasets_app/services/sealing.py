@@ -12,6 +12,8 @@ from datasets_app.engine import seal
 from datasets_app.models import Dataset, DatasetVersion, Example, State, VersionEntry
 from finetune_site import bucket
 
+NOT_SEALED = "The version is not sealed yet. Wait for its job."
+
 
 @dataclass(frozen=True)
 class Sealed:

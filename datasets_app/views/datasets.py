@@ -132,15 +132,18 @@ def import_examples(request: SignedInRequest, pk: int) -> HttpResponse:
     if form.is_valid():
         if "confirm" in request.POST:
             file, text = form.cleaned_data["file"], form.cleaned_data["text"]
-            return redirect(
-                services.import_examples(
-                    actor=request.user,
-                    dataset=found,
-                    name=file.name if file else "pasted text",
-                    format=form.cleaned_data["format"],
-                    blocks=file.chunks() if file else [text.encode()],
+            try:
+                return redirect(
+                    services.import_examples(
+                        actor=request.user,
+                        dataset=found,
+                        name=file.name if file else "pasted text",
+                        format=form.cleaned_data["format"],
+                        blocks=file.chunks() if file else [text.encode()],
+                    )
                 )
-            )
+            except services.DatasetError as error:
+                form.add_error(None, str(error))
         preview = list(islice(formats.read_rows(_head(form), form.cleaned_data["format"]), PREVIEW_ROWS))
     context = {"form": form, "preview": preview, "server_form": _server_form()}
     return render(request, "datasets/import.html", _context(found) | context)
@@ -210,13 +213,12 @@ def version_download(request: SignedInRequest, pk: int, format: str) -> HttpResp
     """The sealed file as Parquet, or its trained rows as JSON Lines."""
     found = access.get_version(request.user, pk)
     if not found.is_sealed:
-        messages.error(request, "The version is not sealed yet.")
+        messages.error(request, sealing.NOT_SEALED)
         return redirect(found)
-    name = f"{found.dataset.name}-v{found.number}".replace(" ", "-").lower()
     if format == "parquet":
-        return send_file(found.file_path, f"{name}.parquet", size=found.size)
+        return send_file(found.file_path, f"{found.filename}.parquet", size=found.size, sha256=found.sha256)
     split = request.GET.get("split", "train")
-    filename = f"{name}-{split if split.isalpha() else 'all'}.jsonl"
+    filename = f"{found.filename}-{split if split.isalpha() else 'all'}.jsonl"
     return send_pieces(_lines(found, split), filename, content_type="application/jsonl")
 
 

@@ -14,6 +14,7 @@ from datasets_app.models import Document, Element
 from datasets_app.services import documents as services
 from datasets_app.services import pages, uploads
 from finetune_site.bucket import BucketError
+from finetune_site.lib.numbers import whole_number
 from finetune_site.projects.access import SignedInRequest, get_project, has_role
 from finetune_site.projects.models import Role
 
@@ -180,7 +181,8 @@ def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
     kept = found.elements.all()
     # A document whose pages can be shown is read page by page; ?only= with nothing is all of its text.
     chosen = request.GET.get("only", "1" if found.has_pictures else "")
-    number = min(max(int(chosen), 1), found.pages or 1) if chosen.isdecimal() and len(chosen) < 9 else None
+    asked = whole_number(chosen, -1)
+    number = None if asked < 0 else min(max(asked, 1), found.pages or 1)
     if number:
         kept = kept.filter(page=number)
     page = Paginator(kept, ELEMENTS_PER_PAGE).get_page(request.GET.get("page"))

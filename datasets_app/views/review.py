@@ -16,6 +16,7 @@ from datasets_app.models import Dataset, Document, Example, State, Tally
 from datasets_app.models.examples import ExampleQuerySet, Kind, Origin
 from datasets_app.services import examples as services
 from datasets_app.services.datasets import DatasetError
+from finetune_site.lib.numbers import whole_number
 from finetune_site.projects.access import SignedInRequest, has_role
 from finetune_site.projects.models import Role
 
@@ -183,10 +184,9 @@ def _review_context(request: SignedInRequest, pk: int) -> dict[str, object]:
 
 def _at(dataset: Dataset, chosen: ExampleQuerySet, query: QueryDict) -> Example | None:
     rows = Example.objects.select_related("text", "chunk", "document", "decided_by", "author")
-    shown, passed = str(query.get("show", "")), str(query.get("after", ""))
-    if shown.isdecimal():
-        return rows.filter(dataset=dataset, pk=int(shown)).first()
-    after = int(passed) if passed.isdecimal() else 0
+    if shown := whole_number(query.get("show", "")):
+        return rows.filter(dataset=dataset, pk=shown).first()
+    after = whole_number(query.get("after", ""))
     first = chosen.filter(pk__gt=after).order_by("pk").first() or chosen.order_by("pk").first()
     return rows.get(pk=first.pk) if first else None
 

@@ -14,6 +14,7 @@ from datasets_app.forms import UploadForm
 from datasets_app.models import Upload
 from datasets_app.services import uploads as services
 from datasets_app.services.documents import DocumentError, PassingError
+from finetune_site.lib.numbers import whole_number
 from finetune_site.projects.access import SignedInRequest, get_project
 from finetune_site.projects.models import Role
 
@@ -37,12 +38,12 @@ def upload_part(request: SignedInRequest, key: UUID) -> HttpResponse:
     arriving = get_upload(request.user, key)
     if request.method == "GET":
         return _told(arriving)
-    start = request.headers.get("Upload-Offset", "")
-    if not start.isdecimal() or len(start) > 15:
+    start = whole_number(request.headers.get("Upload-Offset", ""), -1)
+    if start < 0:
         return JsonResponse({"error": "Say at which byte of the file the part begins."}, status=422)
     try:
         if arriving.arrived < arriving.size:
-            arriving = services.take_part(arriving=arriving, start=int(start), blocks=_blocks(request))
+            arriving = services.take_part(arriving=arriving, start=start, blocks=_blocks(request))
         if arriving.arrived < arriving.size:
             return _told(arriving)
         results = services.finish(actor=request.user, arriving=arriving)

@@ -1,5 +1,6 @@
 """Where django-allauth asks the site: who may sign up, what an invitation brings, how secrets lie at rest."""
 
+import logging
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
@@ -9,6 +10,7 @@ from allauth.mfa.adapter import DefaultMFAAdapter
 from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
 from allauth.socialaccount.models import SocialLogin
 from django.conf import settings
+from django.contrib import messages
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.db import transaction
@@ -18,6 +20,8 @@ from django.shortcuts import redirect
 from finetune_site.accounts.access import is_welcome, leave_of
 from finetune_site.lib.sealing import seal, unseal
 from finetune_site.projects.services import ProjectError, accept_invitation
+
+logger = logging.getLogger(__name__)
 
 
 class AccountAdapter(DefaultAccountAdapter):
@@ -51,8 +55,13 @@ class AccountAdapter(DefaultAccountAdapter):
         return membership.project.get_absolute_url() if membership else super().get_signup_redirect_url(request)
 
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
-        if settings.CAN_MAIL:
+        if not settings.CAN_MAIL:
+            return
+        try:
             super().send_mail(template_prefix, email, context)
+        except OSError:
+            logger.warning("a message could not be mailed", exc_info=True)
+            messages.error(self.request, "Mail cannot be sent now. Try again in a few minutes, or ask an operator.")
 
     def format_email_subject(self, subject: str) -> str:
         return f"Finetune Site: {subject}"

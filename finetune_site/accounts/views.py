@@ -74,8 +74,12 @@ def sign_up(request: HttpRequest) -> HttpResponse:
     form = AddressForm(request.POST or None)
     sent = ""
     if form.is_valid():
-        sent = form.cleaned_data["email"]
-        services.mail_sign_up_link(email=sent, base_url=request.build_absolute_uri("/").rstrip("/"))
+        email = form.cleaned_data["email"]
+        try:
+            services.mail_sign_up_link(email=email, base_url=request.build_absolute_uri("/").rstrip("/"))
+            sent = email
+        except services.AccountError as error:
+            form.add_error(None, str(error))
     return render(request, "accounts/sign_up.html", {"form": form, "sent": sent})
 
 

@@ -14,6 +14,7 @@ from datasets_app.forms import GenerateForm, SealForm
 from datasets_app.models import Dataset, Example, State, Tally
 from datasets_app.services import datasets as services
 from datasets_app.services import examples as example_services
+from datasets_app.services import sealing
 from finetune_site.api.errors import ApiError, check
 from finetune_site.api.fields import Key, Line, Name, Text, example
 from finetune_site.api.idempotency import once
@@ -275,8 +276,8 @@ def version_file(request: TokenRequest, pk: Key) -> StreamingHttpResponse:
     """The sealed file."""
     found = fetch(request, access.get_version, pk)
     if not found.is_sealed:
-        raise ApiError(409, "The version is not sealed yet. Wait for its job.")
-    return send_file(found.file_path, f"v{pk}.parquet", size=found.size)
+        raise ApiError(409, sealing.NOT_SEALED)
+    return send_file(found.file_path, f"{found.filename}.parquet", size=found.size, sha256=found.sha256)
 
 
 def _counted() -> Any:

@@ -15,6 +15,7 @@ from datasets_app.engine.spec import Reading
 from datasets_app.models import Document
 from datasets_app.services import corrections
 from datasets_app.services import documents as services
+from datasets_app.services.storage import too_large
 from finetune_site.api.errors import ApiError
 from finetune_site.api.fields import Key, Line, Name, Place, example
 from finetune_site.api.idempotency import once
@@ -165,10 +166,9 @@ def document_list(request: TokenRequest, pk: Key, paging: Query[Paging]) -> Any:
 def document_upload(request: TokenRequest, pk: Key, file: File[UploadedFile]) -> Status[Any]:
     """Upload one file; it is parsed in the background. Content the project already has is the document it has."""
     project = fetch(request, get_project, pk, Role.TRAINER)
+    name = file.name or ""
     if (file.size or 0) > settings.UPLOAD_MAX_BYTES:
-        limit = settings.UPLOAD_MAX_BYTES // 2**20
-        raise ApiError(413, f"The file is larger than {limit} MB. Split it, or ask the operator to raise the limit.")
-    name = (file.name or "").replace("\x00", "")
+        raise ApiError(413, str(too_large(name)))
     done = services.upload_document(actor=request.user, project=project, name=name, blocks=file.chunks(2**20))
     return Status(201, DocumentOut.from_orm(done.document))
 

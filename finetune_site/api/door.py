@@ -7,6 +7,7 @@ from ninja.openapi.schema import OpenAPISchema
 
 from finetune_site.api import chat, datasets, documents, jobs, label_studio, projects, publishing, runs, uploads
 from finetune_site.api.errors import ErrorOut, register
+from finetune_site.api.idempotency import MAX_KEY
 
 ROOMS: tuple[Router, ...] = (
     projects.router,
@@ -29,13 +30,14 @@ ERRORS = {
     429: "Too many requests with tokens that are not valid; wait a minute",
     422: "Some of what was sent cannot be used; `fields` says which",
     500: "An error of the site, with a reference for the operator",
+    503: "A file that ought to be here cannot be had now",
 }
 KEY_HEADER = {
     "in": "header",
     "name": "Idempotency-Key",
     "required": False,
     "description": "Sent twice with the same key within 24 hours, the work is done once and answered the same.",
-    "schema": {"type": "string", "maxLength": 200, "pattern": "^[A-Za-z0-9_-]+$"},
+    "schema": {"type": "string", "maxLength": MAX_KEY, "pattern": "^[!-~]+$"},
 }
 
 

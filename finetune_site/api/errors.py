@@ -1,7 +1,6 @@
 """The one shape in which the API says that something went wrong, and which error becomes which status."""
 
 import logging
-import uuid
 
 from django.core.exceptions import PermissionDenied
 from django.forms import BaseForm
@@ -11,8 +10,11 @@ from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from datasets_app.services.datasets import DatasetError
 from datasets_app.services.documents import DocumentError
+from finetune_site.bucket import BucketError
+from finetune_site.downloads import FileAwayError
 from finetune_site.jobs.services import JobError
 from finetune_site.lib.channel import InputError
+from finetune_site.lib.logs import facts
 from finetune_site.projects.services import ProjectError
 from training_app.services.runs import TrainingError
 
@@ -28,6 +30,7 @@ CODES = {
     422: "invalid",
     429: "too_many",
     500: "internal",
+    503: "unavailable",
 }
 # What a person can mend: the services' own sentence goes out as it is.
 MENDABLE = (ProjectError, DocumentError, DatasetError, TrainingError, JobError, InputError)
@@ -98,14 +101,19 @@ def register(api: NinjaAPI) -> None:
         fields = {".".join(str(part) for part in found["loc"][1:]) or "body": found["msg"] for found in error.errors}
         return answer(422, "Some of what was sent cannot be used.", fields)
 
+    api.add_exception_handler(FileAwayError, _away)
+    api.add_exception_handler(BucketError, _away)
     for kind in MENDABLE:
         api.add_exception_handler(kind, _mendable)
 
     @api.exception_handler(Exception)
     def broken(request: HttpRequest, error: Exception) -> HttpResponse:
-        reference = uuid.uuid4().hex[:12]
-        logger.error("API error %s at %s", reference, request.path, exc_info=error)
-        return answer(500, f"Something went wrong here. Tell the operator this reference: {reference}.")
+        logger.error("API error", exc_info=error)
+        return answer(500, f"Something went wrong here. Tell the operator this reference: {facts().get('request_id')}.")
+
+
+def _away(request: HttpRequest, error: Exception | type[Exception]) -> HttpResponse:
+    return answer(503, str(error))
 
 
 def _mendable(request: HttpRequest, error: Exception | type[Exception]) -> HttpResponse:

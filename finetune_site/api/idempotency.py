@@ -1,6 +1,7 @@
 """`Idempotency-Key`: a request that is sent twice does its work once and is answered the same both times."""
 
 import hashlib
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -13,6 +14,7 @@ from finetune_site.api.models import KeptAnswer
 from finetune_site.api.security import TokenRequest
 
 MAX_KEY = 200
+KEY = re.compile(rf"[!-~]{{1,{MAX_KEY}}}")
 
 
 def once(view: Callable[..., Status[Any]]) -> Callable[..., Status[Any]]:
@@ -23,8 +25,8 @@ def once(view: Callable[..., Status[Any]]) -> Callable[..., Status[Any]]:
         key = request.headers.get("Idempotency-Key", "")
         if not key:
             return view(request, **arguments)
-        if len(key) > MAX_KEY or not key.isprintable():
-            raise ApiError(422, f"An Idempotency-Key has at most {MAX_KEY} printable characters.")
+        if not KEY.fullmatch(key):
+            raise ApiError(422, f"An Idempotency-Key has at most {MAX_KEY} characters of ASCII, and no space.")
         with transaction.atomic():
             _take_turn(request.auth.pk, key)
             return _kept(request, key) or _keep(request, key, view(request, **arguments))

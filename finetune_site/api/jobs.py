@@ -21,6 +21,7 @@ from finetune_site.jobs import services
 from finetune_site.jobs.access import get_job, may_control
 from finetune_site.jobs.live import hub
 from finetune_site.jobs.models import Job, JobEvent
+from finetune_site.lib.numbers import whole_number
 
 router = Router(tags=["Jobs"])
 SCOPES = dict.fromkeys(("training.export", "training.publish", "training.change_published"), Scope.PUBLISH)
@@ -102,7 +103,7 @@ def job_events(request: TokenRequest, pk: Key) -> StreamingHttpResponse:
 def stream(request: TokenRequest, job: Job) -> StreamingHttpResponse:
     """The events of a job from `Last-Event-ID` on."""
     last = request.headers.get("Last-Event-ID", "")
-    after = int(last) if last.isdecimal() and len(last) < 19 else 0
+    after = whole_number(last)
     if not connection.in_atomic_block:
         connection.close()  # a stream lives for hours and must not keep the connection of its first second
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

@@ -89,14 +89,15 @@ def _bring_back(job: Job) -> None:
     if job.host == HOST:  # fence first: nothing of the lost attempt may write once another starts
         kill_group(job.pid, job.pid_started)
         kill_group(job.engine_pid, job.engine_started)
+    message = text = ""
     if job.cancel_requested:
         state, text = JobState.CANCELLED, job.error_text
     elif job.attempt >= job.max_attempts:
         state, text = JobState.FAILED, f"The runner was lost {job.attempt} times; the last one on {job.host}."
     else:
-        state, text = JobState.QUEUED, ""
+        state = JobState.QUEUED
+        message = f"The runner was lost in attempt {job.attempt}; the work goes on from what it kept"
     charge(job)
-    message = f"The runner was lost in attempt {job.attempt}; the work goes on from what it kept"
     with connection.cursor() as cursor:
         cursor.execute(
             "update jobs_job set state = %s, token = null, lease_until = null, engine_pid = null, message = %s, "

@@ -74,10 +74,6 @@ class Handle:
         """True when the function should save what it has and call `check`."""
         return self._lost.is_set() or self._cancel.is_set() or self._must_leave() or self._is_cut_off()
 
-    @property
-    def cancel_requested(self) -> bool:
-        return self._cancel.is_set()
-
     def check(self) -> None:
         """Raise what ends the function, if anything does. Call it between units of work."""
         if self._lost.is_set():

@@ -36,7 +36,8 @@ class JobQuerySet(models.QuerySet["Job"]):
 
 
 class Job(models.Model):
-    """Its state moves only in `queue.py`, by conditional updates on Postgres's clock; a domain row points at it."""
+    """While a runner holds it, its state moves by conditional updates on Postgres's clock alone (`queue`, `dispatch`);
+    a domain row points at it."""
 
     project = models.ForeignKey(Project, models.CASCADE, related_name="jobs")
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="jobs")

@@ -18,6 +18,7 @@ from finetune_site.jobs.forecast import forecasts
 from finetune_site.jobs.live import hub
 from finetune_site.jobs.machines import reports
 from finetune_site.jobs.models import FINISHED, Job, JobState
+from finetune_site.lib.numbers import whole_number
 from finetune_site.projects.access import SignedInRequest, get_project
 
 PAGE_SIZE = 30
@@ -89,9 +90,9 @@ def job_run_next(request: SignedInRequest, pk: int) -> HttpResponse:
 async def live(request: SignedInRequest, pk: int) -> StreamingHttpResponse:
     """Server-sent events of a project; `?jobs=1,2` narrows it, `Last-Event-ID` or `?last=` goes on from there."""
     await sync_to_async(_check_and_let_go)(request, pk)
-    jobs = frozenset(int(part) for part in request.GET.get("jobs", "").split(",") if part.isdecimal())
+    jobs = frozenset(map(whole_number, request.GET.get("jobs", "").split(","))) - {0}
     last = request.headers.get("Last-Event-ID") or request.GET.get("last", "")
-    stream = hub.watch(pk, jobs, int(last) if last.isdecimal() else None)
+    stream = hub.watch(pk, jobs, whole_number(last) or None)
     return StreamingHttpResponse(
         stream,
         content_type="text/event-stream",

@@ -119,10 +119,6 @@ class Engine:
         self._input.write(json.dumps(request).encode() + b"\n")
         self._input.flush()
 
-    def close_input(self) -> None:
-        """Tell the engine that no request follows."""
-        self._input.close()
-
     def next_event(self, timeout: float) -> dict[str, Any] | None:
         """The next event within `timeout` seconds, else None; None at once when it will write no more."""
         try:

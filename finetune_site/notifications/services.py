@@ -13,6 +13,7 @@ from django.contrib.auth.models import User
 from django.core.mail import send_mail
 from django.db import connection, transaction
 from django.db.models import Min
+from django.urls import reverse
 from django.utils import timezone
 
 from finetune_site.lib.sealing import seal
@@ -105,7 +106,7 @@ def _mail(user: User, notices: list[Notice]) -> None:
         Notice.objects.filter(pk__in=[notice.pk for notice in notices]).update(mail_due=False)
         return
     lines = [f"{notice.text} ({notice.project})\n{address(notice)}" for notice in notices]
-    lines.append(f"What you hear of: {settings.SITE_URL}/account/notices/")
+    lines.append(f"What you hear of: {settings.SITE_URL}{reverse('wishes')}")
     subject = f"Finetune Site: {notices[0].text}" if len(notices) == 1 else f"Finetune Site: {len(notices)} notices"
     try:
         send_mail(" ".join(subject.split())[:200], "\n\n".join(lines), settings.DEFAULT_FROM_EMAIL, [user.email])

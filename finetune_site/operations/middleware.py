@@ -9,10 +9,14 @@ from typing import cast
 
 from asgiref.sync import iscoroutinefunction
 from django.conf import settings
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.shortcuts import render
 from django.utils.decorators import sync_and_async_middleware
+from django.utils.deprecation import MiddlewareMixin
 
+from finetune_site.bucket import BucketError
+from finetune_site.downloads import FileAwayError
 from finetune_site.lib.logs import bound
 from finetune_site.operations.metrics import note_request
 
@@ -47,6 +51,15 @@ def request_context(get_response: Sync | Async) -> Sync | Async:
             return _finish(request, answer(request), request_id, time.perf_counter() - started)
 
     return now
+
+
+class FilesAwayMiddleware(MiddlewareMixin):
+    """Where a file cannot be had, a page that says what to do."""
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        if not isinstance(exception, FileAwayError | BucketError):
+            return None
+        return render(request, "503.html", {"told": str(exception)}, status=503)
 
 
 def _finish(request: HttpRequest, response: HttpResponseBase, request_id: str, seconds: float) -> HttpResponseBase:

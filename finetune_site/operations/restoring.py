@@ -170,7 +170,7 @@ def _queue_again() -> None:
             state=state, token=None, lease_until=None, pid=None, pid_started=None, engine_pid=None, engine_started=None,
             held_slots=[], attempt=max(job.attempt - 1, 0), not_before=None,
             finished_at=timezone.now() if job.cancel_requested else None,
-            message="Restored from a backup; the work goes on from what it kept",
+            message="" if job.cancel_requested else "Restored from a backup; the work goes on from what it kept",
         )  # fmt: skip
         record(job, "state", {"state": state})
     for queue in Job.objects.filter(state=JobState.QUEUED).order_by().values_list("queue", flat=True).distinct():

@@ -1,4 +1,4 @@
-"""What people type about projects, members and themselves."""
+"""What people type about projects and members."""
 
 from typing import Any
 

@@ -1,7 +1,6 @@
 """What can be done to a project and its members: each verb one transaction, with its audit entry."""
 
 import hashlib
-import logging
 import secrets
 from datetime import timedelta
 from typing import Any
@@ -15,7 +14,6 @@ from django.utils import timezone
 from finetune_site.projects.models import AuditEntry, Invitation, Membership, Project, Role
 
 INVITATION_DAYS = 14
-logger = logging.getLogger(__name__)
 
 
 class ProjectError(Exception):
@@ -71,10 +69,10 @@ def set_limits(*, actor: User, project: Project, disk_limit_gb: int | None, devi
 def delete_project(*, actor: User, project: Project) -> None:
     """Delete a project with its rows. Runners at work for it notice at their next write and stop; files that nothing
     points at any more are removed by `manage.py purge`."""
-    logger.info("project %s deleted by user %s", project.pk, actor.pk)
     Project.objects.select_for_update().get(pk=project.pk)
     # Whoever writes an event holds its job: the event comes before the deletion, or not at all.
     list(project.jobs.select_for_update().order_by("pk").values("pk"))
+    audit(operators_desk(actor=actor), actor, "deleted the project", project, before={"id": project.pk})
     project.delete()
 
 
@@ -119,13 +117,13 @@ def invite(*, actor: User, project: Project, email: str, role: Role) -> tuple[In
 
 
 def mail_invitation(invitation: Invitation, link: str) -> None:
-    """Send the link to whom it is for."""
+    """Send the link to whom it is for. `OSError` when the mail server does not take it."""
     text = (
         f"{invitation.invited_by} invites you to the project {invitation.project} as {invitation.role}.\n\n{link}\n\n"
         f"The link works once, for {INVITATION_DAYS} days."
     )
     subject = f"Finetune Site: join {invitation.project}".replace("\n", " ")
-    send_mail(subject, text, settings.DEFAULT_FROM_EMAIL, [invitation.email], fail_silently=True)
+    send_mail(subject, text, settings.DEFAULT_FROM_EMAIL, [invitation.email])
 
 
 def find_invitation(token: str) -> Invitation | None:

@@ -1,5 +1,6 @@
 """Projects, their members and their trail."""
 
+import logging
 from collections.abc import Callable
 
 from django.conf import settings
@@ -15,6 +16,8 @@ from finetune_site.projects import services, trail
 from finetune_site.projects.access import SignedInRequest, get_project, role_of
 from finetune_site.projects.forms import AddMemberForm, InviteForm, ProjectForm, RoleForm, TrailForm
 from finetune_site.projects.models import AuditQuerySet, Membership, Project, Role
+
+logger = logging.getLogger(__name__)
 
 
 @require_http_methods(["GET", "POST"])
@@ -77,7 +80,11 @@ def member_invite(request: SignedInRequest, pk: int) -> HttpResponse:
         )
         link = request.build_absolute_uri(reverse("join", args=[token]))
         if settings.CAN_MAIL:
-            services.mail_invitation(invitation, link)
+            try:
+                services.mail_invitation(invitation, link)
+            except OSError:
+                logger.warning("an invitation could not be mailed", exc_info=True)
+                messages.warning(request, "The mail could not be sent now. Pass the link on yourself.")
         form = InviteForm()
     context = _member_context(request, project, invite_form=form)
     return render(request, "projects/member_list.html", {**context, "link": link})
@@ -144,6 +151,7 @@ def _member_context(
     return {
         "project": project,
         "section": "members",
+        "invitation_days": services.INVITATION_DAYS,
         "memberships": project.memberships.select_related("user"),
         "invitations": [invitation for invitation in project.invitations.all() if invitation.is_open()],
         "roles": Role.choices,

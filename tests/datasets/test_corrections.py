@@ -255,18 +255,21 @@ def test_two_readings_are_compared(pump, trainer, viewer, client_of):
 
 
 def test_personal_data_is_told_and_masked_for_good(project, trainer, viewer, client_of):
-    text = "# Contact\n\nWrite to ada@example.org.\n\nThe pump is red.\n"
+    text = "# Contact\n\nWrite to ada@example.org.\n\nada@example.org\n\nThe pump is red.\n"
     made = documents.upload_document(actor=trainer, project=project, name="c.md", blocks=[text.encode()]).document
     run_all()
     made.refresh_from_db()
-    assert made.health["personal"] == {"e-mail address": 1}
-    assert "1 e-mail address" in client_of(viewer).get(made.get_absolute_url()).content.decode()
+    assert made.health["personal"] == {"e-mail address": 2}
+    assert "2 e-mail addresses" in client_of(viewer).get(made.get_absolute_url()).content.decode()
     client_of(trainer).post(reverse("document_mask", args=[made.pk]))
     run_all()
     for _ in range(2):
-        assert "Write to [e-mail address]." in texts(made) and "ada@" not in "".join(passages(made))
+        assert texts(made)[1:3] == ["Write to [e-mail address].", "[e-mail address]"]
+        assert "ada@" not in "".join(passages(made))
         read_again(made, trainer)
     assert corrections.mask_personal(actor=trainer, document=made) == 0
+    [entry] = AuditEntry.objects.filter(verb__startswith="masked")
+    assert entry.after == {"pieces": 2} and not AuditEntry.objects.filter(before__icontains="ada@").exists()
 
 
 def test_names_that_were_asked_for_are_ticked_and_masked(project, trainer, viewer, client_of):

@@ -82,6 +82,12 @@ def test_a_document_becomes_a_sealed_version(project, trainer, reviewer, client_
     lines = b"".join(client.get(reverse("version_download", args=[version.pk, "jsonl"])))
     assert len(lines.splitlines()) == version.counts["train"]
     assert json.loads(lines.splitlines()[0])["messages"][0]["role"] == "user"
+    parquet = reverse("version_download", args=[version.pk, "parquet"])
+    assert client.get(parquet)["Repr-Digest"].startswith("sha-256=:")
+    aside = version.file_path.rename(version.file_path.with_suffix(".aside"))
+    answer = client.get(parquet)
+    assert answer.status_code == 503 and "not on this site any more" in answer.content.decode()
+    aside.rename(version.file_path)
     with pytest.raises(TypeError, match="never changes"):
         version.save()
 
@@ -99,7 +105,7 @@ def test_a_known_content_is_said_and_not_kept_twice(project, trainer, client_of)
     [
         ("empty.pdf", b"", "is empty"),
         ("program.pdf", b"MZ\x90\x00" + b"\x00" * 500, "Windows program"),
-        ("other.doc", b"\xd0\xcf\x11\xe0" + "Something\0".encode("utf-16-le") * 50, "of an unknown kind"),
+        ("other.doc", b"\xd0\xcf\x11\xe0" + "Something\0".encode("utf-16-le") * 50, "a damaged Office file"),
     ],
 )
 def test_what_is_no_document_is_refused_with_a_sentence(project, trainer, client_of, name, content, sentence):

@@ -18,6 +18,7 @@ from django.utils import timezone
 from finetune_site.accounts import services
 from finetune_site.accounts.access import link_token
 from finetune_site.accounts.models import Profile
+from finetune_site.api.services import make_token
 from finetune_site.projects.models import AuditEntry, Invitation, Membership, Role
 from finetune_site.projects.services import invite
 from tests.factories import PASSWORD
@@ -94,9 +95,14 @@ def test_guessing_is_slowed_down(client, viewer):
 
 
 def test_a_disabled_account_opens_to_nobody(client, viewer, operator):
+    secret = make_token(actor=viewer, name="T", scopes=["read"])[1]
+    asked = {"headers": {"Authorization": f"Bearer {secret}"}}
+    assert client.get("/api/v1/projects", **asked).status_code == 200
     services.disable_user(actor=operator, user=viewer)
     sign_in(client, "viewer")
     assert who(client) == ""
+    services.enable_user(actor=operator, user=viewer)
+    assert client.get("/api/v1/projects", **asked).status_code == 401, "its tokens do not come back with it"
 
 
 def test_an_invitation_makes_an_account_and_a_member_at_once(client, owner, project):
@@ -124,6 +130,10 @@ def test_an_invitation_goes_by_mail_too(client_of, owner, project, settings):
     settings.CAN_MAIL = True
     page = client_of(owner).post(reverse("member_invite", args=[project.pk]), form)
     assert page.context["link"] in mail.outbox[0].body and mail.outbox[0].to == ["new@example.org"]
+    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 1  # nobody listens there
+    page = client_of(owner).post(reverse("member_invite", args=[project.pk]), form)
+    assert "Pass the link on yourself" in words(page) and page.context["link"]
 
 
 def test_without_leave_nobody_makes_an_account(client, owner, project):
@@ -176,6 +186,12 @@ def test_an_address_of_a_welcome_domain_is_enough(client, settings, mailing):
     client.logout()
     client.post(reverse("sign_up"), {"email": "new@example.org"})
     assert "You have an account here already" in mail.outbox[0].body
+    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 1  # nobody listens there
+    page = client.post(reverse("sign_up"), {"email": "third@example.org"})
+    assert "Mail cannot be sent now" in words(page) and "A link went to" not in words(page)
+    page = client.post(reverse("account_reset_password"), {"email": "new@example.org"}, follow=True)
+    assert "Mail cannot be sent now" in words(page)
     settings.SIGN_UP_DOMAINS = []
     assert client.get(reverse("sign_up_link", args=[link_token("a@example.org")])).status_code == 404
 

@@ -98,7 +98,7 @@ def test_an_upload_counts_and_a_full_project_takes_none(limited, owner):
     assert Project.objects.get(pk=limited.pk).disk_bytes == GB - 12
 
 
-def test_imports_and_versions_count_and_are_refused(limited, owner, version):
+def test_imports_and_versions_count_and_are_refused(limited, owner, version, client_of):
     dataset = version.dataset
     line = b'{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}\n'
     batch = import_examples(actor=owner, dataset=dataset, name="a.jsonl", format="", blocks=[line])
@@ -108,6 +108,10 @@ def test_imports_and_versions_count_and_are_refused(limited, owner, version):
     fill(limited, free=0)
     with pytest.raises(DatasetError, match="no room left"):
         import_examples(actor=owner, dataset=dataset, name="b.jsonl", format="", blocks=[line])
+    answer = client_of(owner).post(
+        reverse("import_examples", args=[dataset.pk]), {"text": line.decode(), "confirm": "1"}
+    )
+    assert answer.status_code == 200 and "no room left" in answer.content.decode()
     with pytest.raises(DatasetError, match="no room left"):
         seal_version(actor=owner, dataset=dataset)
 

@@ -77,7 +77,6 @@ WITHOUT_ENTRY = {
     "choose_project": "nothing is imported yet",
     "look_again": "nothing is imported yet",
     "start_import": "nothing is imported yet",
-    "delete_project": "the trail goes with it; the log tells",
     "edit_example": "every text of an example stays, with who wrote it",
     "judge": "every decision on an example stays, with who decided",
     "undo": "every decision on an example stays, with who decided",

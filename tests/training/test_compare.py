@@ -89,6 +89,9 @@ def test_an_edit_is_told_word_by_word(versions):
     other = type(text)(content={"prompt": "p", "chosen": "good", "rejected": "worse"})
     assert [name for name, _ in edits(pair, other)] == ["rejected"]
     assert edits(pair, pair) == []
+    long = type(text)(content={"prompt": "p", "chosen": "word " * 3000, "rejected": "bad"})
+    [(_, whole)] = edits(pair, long)
+    assert [piece.how for piece in whole] == ["removed", "added"]
 
 
 def test_the_page_shows_what_differs(runs, project, viewer, client_of):

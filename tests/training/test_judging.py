@@ -22,13 +22,14 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch):
     """An address that operators registered, with the server behind it."""
     with ollama_double() as double:
         row = ModelServer(name="House", provider="ollama", base_url=double.base_url, offered=MODEL)
         row.key_variable = "FINETUNE_LLM_HOUSE"
         row.save()
         double.row = row
+        monkeypatch.setenv("FINETUNE_LLM_HOUSE", "a key")
         yield double
 
 
@@ -121,6 +122,14 @@ def test_a_server_that_comes_back_is_asked_for_what_is_left(evaluation, server, 
     assert judgement.job.state == "succeeded", judgement.job.error_text
     assert set(judgement.grades.values_list("outcome", flat=True)) == {Grade.SCORED}
     assert len(server.asked) == 10
+
+
+def test_a_key_that_is_missing_is_named(evaluation, server, trainer, client_of, monkeypatch):
+    monkeypatch.delenv("FINETUNE_LLM_HOUSE")
+    judge(client_of(trainer), evaluation, server, max_rows=5)
+    run_all()
+    told = Judgement.objects.get().job
+    assert told.error_code == "input" and "FINETUNE_LLM_HOUSE, the key of House, is not set" in told.error_text
 
 
 def test_questions_with_verdicts_are_judged_first(evaluation, server, trainer, reviewer, client_of):

@@ -5,6 +5,7 @@ from django.urls import reverse
 
 from datasets_app.models import Document
 from datasets_app.services import documents
+from datasets_app.services.datasets import DatasetError, start_generation
 from datasets_app.services.documents import DocumentError
 from datasets_app.services.sealing import approved_rows
 from finetune_site.projects.models import AuditEntry
@@ -52,6 +53,9 @@ def test_nothing_more_is_made_from_it_until_it_is_readmitted(used, version, owne
     page = client_of(trainer).get(reverse("seal", args=[version.dataset_id])).content.decode()
     assert "48 approved examples of withdrawn documents are left out" in page
     assert used not in Document.objects.usable()
+    used.refresh_from_db()
+    with pytest.raises(DatasetError, match="is withdrawn"):
+        start_generation(actor=trainer, dataset=version.dataset, documents=[used])
     client_of(owner).post(reverse("document_readmit", args=[used.pk]))
     assert len(approved_rows(version.dataset)) == 48
 

@@ -11,6 +11,7 @@ from typing import Any
 from django.conf import settings
 from django.utils import timezone
 
+from datasets_app.servers import engine_environment
 from finetune_site.jobs.handle import Handle, JobInputError
 from finetune_site.jobs.kinds import job_kind
 from finetune_site.lib.channel import load_json, read_journal, write_json
@@ -25,7 +26,6 @@ from training_app.serving import compare_base
 ENGINE = "training_app.engine"
 PRELOAD = f"{ENGINE}.preload"
 # What alone carries a model server's key into an engine.
-KEY_VARIABLE = "FINETUNE_LLM_API_KEY"
 TAKE_OVER_SECONDS = 1.0
 
 
@@ -118,7 +118,7 @@ def judge(handle: Handle) -> None:
         "rubric": judgement.rubric.text,
         "llm": {**llm, "model": judgement.model},
     }
-    env = {KEY_VARIABLE: os.environ.get(server.key_variable, "")} if server.key_variable else {}
+    env = engine_environment(server)
 
     def on_event(event: dict[str, Any]) -> None:
         nonlocal taken_at

@@ -10,6 +10,7 @@ from django.views.decorators.http import require_GET
 
 from datasets_app.models import ExampleText
 from datasets_app.services.comparing import compare_versions, edits
+from finetune_site.lib.numbers import whole_number
 from finetune_site.projects.access import SignedInRequest, get_project
 from training_app import comparing
 from training_app.models import Run
@@ -22,7 +23,7 @@ SHOWN_ROWS = 30
 def run_compare(request: SignedInRequest, project: int) -> HttpResponse:
     """Two to six runs of a project: curves over each other, and what differs in configuration, data and result."""
     found = get_project(request.user, project)
-    picked = [int(pk) for pk in request.GET.getlist("run") if pk.isdecimal()]
+    picked = [pk for pk in map(whole_number, request.GET.getlist("run")) if pk]
     runs = list(
         Run.objects.filter(project=found, pk__in=picked)
         .select_related("version__dataset", "base", "job")

@@ -6,6 +6,7 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods
 
+from finetune_site.lib.numbers import whole_number
 from finetune_site.projects.access import SignedInRequest, has_role
 from finetune_site.projects.models import Role
 from training_app.access import get_evaluation, get_judgement
@@ -44,7 +45,7 @@ def judgement_body(request: SignedInRequest, pk: int) -> HttpResponse:
 def _chosen_rubric(request: SignedInRequest, project: int) -> dict[str, str]:
     """An earlier version that `?rubric=` names."""
     pk = request.GET.get("rubric", "")
-    rubric = Rubric.objects.filter(project=project, pk=int(pk)).first() if pk.isdecimal() else None
+    rubric = Rubric.objects.filter(project=project, pk=whole_number(pk)).first()
     return {"rubric": rubric.text} if rubric else {}
 
 

@@ -16,6 +16,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from datasets_app.models import DatasetVersion
 from finetune_site.jobs.access import may_control
 from finetune_site.jobs.models import JobState
+from finetune_site.lib.numbers import whole_number
 from finetune_site.projects.access import SignedInRequest, get_project, has_role
 from finetune_site.projects.models import Project, Role
 from training_app import configurations
@@ -234,8 +235,7 @@ def _first(request: SignedInRequest, project: Project) -> dict[str, Any]:
     on from its weights with the newest version.
     """
     versions = DatasetVersion.objects.filter(dataset__project=project).sealed()
-    wanted = request.GET.get("version", "")
-    version = versions.filter(pk=wanted).first() if wanted.isdecimal() else None
+    version = versions.filter(pk=whole_number(request.GET.get("version", ""))).first()
     version = version or versions.order_by("-sealed_at").first()
     kinds = DatasetVersion.objects.filter(pk=version.pk).kinds() if version else set()
     objective = next((name for name, kind in ROW_KINDS.items() if kind in kinds), "supervised")
@@ -257,8 +257,7 @@ def _first(request: SignedInRequest, project: Project) -> dict[str, Any]:
 
 
 def _run_named(request: SignedInRequest, project: Project, key: str) -> Run | None:
-    pk = request.GET.get(key, "")
-    return Run.objects.filter(project=project, pk=int(pk)).first() if pk.isdecimal() else None
+    return Run.objects.filter(project=project, pk=whole_number(request.GET.get(key, ""))).first()
 
 
 def _from_file(request: SignedInRequest) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_POST
 
+from finetune_site.lib.numbers import whole_number
 from finetune_site.projects.access import SignedInRequest
 from finetune_site.projects.models import Role
 from training_app.access import get_evaluation, get_evaluation_row
@@ -89,11 +90,9 @@ def _filter(query: QueryDict) -> dict[str, str]:
 
 def _at(rows: QuerySet[EvaluationRow], left: QuerySet[EvaluationRow], query: QueryDict) -> EvaluationRow | None:
     """The question that `?show=` names, else the next unjudged one after `?after=`, else the first such."""
-    shown, passed = str(query.get("show", "")), str(query.get("after", ""))
-    if shown.isdecimal():
-        return rows.filter(index=int(shown)).first()
-    after = int(passed) if passed.isdecimal() else -1
-    return left.filter(index__gt=after).first() or left.first()
+    if (shown := whole_number(query.get("show", ""), -1)) >= 0:
+        return rows.filter(index=shown).first()
+    return left.filter(index__gt=whole_number(query.get("after", ""), -1)).first() or left.first()
 
 
 def _answers(request: SignedInRequest, row: EvaluationRow) -> list[dict[str, object]]:

@@ -17,7 +17,6 @@ _STATE_LOOK = {
     "failed": ("red", "alert-triangle"),
     "cancelled": ("yellow", "player-stop"),
     "draft": ("secondary", "pencil"),
-    "in_review": ("blue", "eye"),
     "approved": ("green", "check"),
     "rejected": ("red", "x"),
     "sealed": ("purple", "lock"),
