@@ -36,7 +36,7 @@ from datasets_app.services.datasets import one_alone
 from finetune_site import bucket
 from finetune_site.jobs.handle import EngineFailed, Handle, JobInputError
 from finetune_site.jobs.kinds import job_kind
-from finetune_site.lib.channel import write_json
+from finetune_site.lib.channel import read_journal, write_json
 from finetune_site.lib.kernel import Limits
 from finetune_site.lib.sealing import UnsealError
 
@@ -353,12 +353,12 @@ def _take_over(handle: Handle, generation: Generation, folder: Path) -> None:
     """Rows for what the generator has written since the last time. Written twice, they are there once."""
     known = set(generation.outcomes.values_list("document_id", "chunk_index"))
     outcomes = [
-        entry for entry in _whole_lines(folder / "outcomes.jsonl") if (entry["document"], entry["chunk"]) not in known
+        entry for entry in read_journal(folder / "outcomes.jsonl") if (entry["document"], entry["chunk"]) not in known
     ]
     if not outcomes:
         return
     fresh = {(entry["document"], entry["chunk"]) for entry in outcomes}
-    rows = [row for row in _whole_lines(folder / "examples.jsonl") if (row["document"], row["chunk"]) in fresh]
+    rows = [row for row in read_journal(folder / "examples.jsonl") if (row["document"], row["chunk"]) in fresh]
 
     def write() -> None:
         intake.add_generated(generation, rows)
@@ -378,12 +378,6 @@ def _take_over(handle: Handle, generation: Generation, folder: Path) -> None:
         )
 
     handle.write(write)
-
-
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line]
 
 
 def _import_rows(handle: Handle, batch: ImportBatch, rows: list[formats.Row]) -> None:

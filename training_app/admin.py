@@ -3,12 +3,12 @@
 from typing import Any
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
 
 from finetune_site.jobs.models import FINISHED
+from finetune_site.projects.access import require_operator
 from finetune_site.projects.admin import ProjectAdmin, ReadOnly
 from finetune_site.projects.models import Project
 from training_app.models import BaseModel, Benchmark, Evaluation, Judgement, Publication, PublishedModel, Rubric, Run
@@ -62,12 +62,11 @@ class PurgingProjectAdmin(ProjectAdmin):
 
 
 def _purge(request: HttpRequest, runs: QuerySet[Run]) -> None:
-    if not request.user.is_superuser:
-        raise PermissionDenied("Only operators purge files.")
+    actor = require_operator(request.user, "purge files")
     freed = 0
     for run in runs.select_related("project"):
         try:
-            freed += purge_run(actor=request.user, run=run)
+            freed += purge_run(actor=actor, run=run)
         except TrainingError as error:
             messages.warning(request, f"{run}: {error}")
     measure_projects()

@@ -7,17 +7,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from datasets_app.engine import slim
 from datasets_app.engine.spec import TASKS
 from finetune_site.lib import channel
-
-# No telemetry, no notice, no download: what is missing must be said, not fetched.
-os.environ.update(DO_NOT_TRACK="true", SCARF_NO_ANALYTICS="true", UNSTRUCTURED_DISABLE_NOTICE="1")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_THREAD_LIMIT", "1")
 
 
 def main(name: str, path: str) -> int:
     """Run one task; returns the exit code of the contract in `channel`."""
+
+    slim.keep_quiet()
 
     def task(link: channel.Channel) -> dict[str, Any]:
         spec: Any = channel.read_spec(TASKS[name], channel.load_json(path))

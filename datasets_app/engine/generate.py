@@ -9,7 +9,8 @@ from typing import Any
 from datasets_app.engine import chunks, elements, extractive, verbatim
 from datasets_app.engine.chunks import Chunk
 from datasets_app.engine.spec import GenerateSpec, ModelSpec, Source
-from finetune_site.lib.channel import Channel, InputError, read_spec
+from finetune_site.lib.channel import Channel, InputError, read_journal, read_spec
+from finetune_site.lib.files import write_whole
 
 Maker = Callable[[Chunk], Iterator[dict[str, Any]]]
 
@@ -18,7 +19,7 @@ def run(spec: GenerateSpec, link: Channel) -> dict[str, Any]:
     """Append to `examples.jsonl` and `outcomes.jsonl`; one `chunk` event each."""
     out = Path(spec.out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    done = {(entry["document"], entry["chunk"]) for entry in _lines(out / "outcomes.jsonl")}
+    done = _tidied(out)
     sources = [read_spec(Source, fields) for fields in spec.documents]
     passages = {source.id: chunks.read(Path(source.chunks_path)) for source in sources}
     total = sum(map(len, passages.values()))
@@ -50,7 +51,7 @@ def run(spec: GenerateSpec, link: Channel) -> dict[str, Any]:
                 outcomes.write(json.dumps(entry) + "\n")
                 outcomes.flush()
                 link.emit("chunk", **entry)
-    for line in _lines(out / "outcomes.jsonl"):
+    for line in read_journal(out / "outcomes.jsonl"):
         counts[line["outcome"]] += 1
         counts["examples"] += line["made"]
     return {"chunks": total, **{name: counts[name] for name in ("made", "nothing", "refused", "failed", "examples")}}
@@ -101,9 +102,12 @@ def _filed(row: dict[str, Any], source: Source, chunk: Chunk) -> dict[str, Any]:
     }
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file of JSON; a last line that was cut by a kill is left out."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.split("\n")[:-1] if line]
+def _tidied(out: Path) -> set[tuple[int, int]]:
+    """The passages, by document and chunk, that an earlier attempt brought to an outcome. What it left of others when
+    it was killed, a torn line or some of a passage's rows, is removed: they are made again."""
+    outcomes = list(read_journal(out / "outcomes.jsonl"))
+    done = {(entry["document"], entry["chunk"]) for entry in outcomes}
+    rows = [row for row in read_journal(out / "examples.jsonl") if (row["document"], row["chunk"]) in done]
+    for name, lines in (("outcomes", outcomes), ("examples", rows)):
+        write_whole(out / f"{name}.jsonl", (f"{json.dumps(line, ensure_ascii=False)}\n".encode() for line in lines))
+    return done

@@ -1,16 +1,12 @@
 """Imports what reading most kinds of file needs, so that a process forked from here begins at once."""
 
-import os
 from importlib import import_module
 
-# No telemetry, no notice, no download: as the program itself has it.
-os.environ.update(DO_NOT_TRACK="true", SCARF_NO_ANALYTICS="true", UNSTRUCTURED_DISABLE_NOTICE="1")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_THREAD_LIMIT", "1")
+from datasets_app.engine import slim
 
-for name in ("parse", "slim"):
-    import_module(f"datasets_app.engine.{name}")
-import_module("datasets_app.engine.slim").prepare()
+slim.keep_quiet()
+slim.prepare()
+import_module("datasets_app.engine.parse")
 for name in ("docx", "html", "md", "pdf", "pdf_image.pdfminer_processing", "pptx", "text", "utils.constants", "xml"):
     import_module(f"unstructured.partition.{name}")
 for name in ("openpyxl", "pdfplumber", "PIL.Image", "pypdfium2", "pypdfium2.raw"):

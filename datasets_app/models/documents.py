@@ -12,13 +12,13 @@ from django.utils import timezone
 
 from datasets_app.engine.media_type import NAMES, PAGE_WORDS, PDF, PICTURES
 from datasets_app.engine.spec import Reading
-from finetune_site.jobs.models import Job, JobState
+from finetune_site.jobs.models import UNFINISHED, Job, JobState
 from finetune_site.projects.models import Project
 
 # How far the reading of a document is, as people filter by it.
 READING = {
     "read": models.Q(parsed_at__isnull=False),
-    "waiting": models.Q(job__state__in=(JobState.QUEUED, JobState.RUNNING)),
+    "waiting": models.Q(job__state__in=UNFINISHED),
     "unread": models.Q(parsed_at=None, job__state__in=(JobState.FAILED, JobState.CANCELLED)),
     "withdrawn": models.Q(withdrawn_at__isnull=False),
 }

@@ -12,6 +12,7 @@ from datasets_app.models import Dataset, DatasetVersion, Document, Generation, I
 from datasets_app.services.storage import Arrival, TooLargeError, arriving
 from finetune_site.bucket import BucketError
 from finetune_site.jobs import services as jobs
+from finetune_site.jobs.models import UNFINISHED
 from finetune_site.projects.models import Project
 from finetune_site.projects.quotas import QuotaError, disk_refusal, take_disk
 from finetune_site.projects.services import audit
@@ -133,7 +134,7 @@ def seal_version(
     Dataset.objects.select_for_update().get(pk=dataset.pk)
     if not dataset.examples.filter(state=State.APPROVED).exists():
         raise DatasetError("The dataset has no approved example. Approve some in review, then seal.")
-    if dataset.versions.filter(sealed_at=None, job__state__in=("queued", "running")).exists():
+    if dataset.versions.filter(sealed_at=None, job__state__in=UNFINISHED).exists():
         raise DatasetError("A version of this dataset is being sealed already.")
     if told := one_alone(dataset, actor) or disk_refusal(dataset.project):
         raise DatasetError(told)

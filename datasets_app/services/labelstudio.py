@@ -35,7 +35,7 @@ from datasets_app.services import examples
 from datasets_app.services.datasets import DatasetError
 from datasets_app.services.examples import Said, Voice
 from finetune_site.jobs import services as jobs
-from finetune_site.jobs.models import FINISHED, Job, JobState
+from finetune_site.jobs.models import FINISHED, UNFINISHED, Job, JobState
 from finetune_site.lib.sealing import UnsealError, seal
 from finetune_site.projects.services import audit
 
@@ -217,7 +217,7 @@ def begin_anew(*, actor: User, link: LabelStudioLink) -> None:
     """Forget which tasks there were; what was decided stays. The next sending makes new projects: the former ones no
     longer bear our mark, and their hooks find nothing.
     """
-    if link.sendings.filter(job__state__in=(JobState.QUEUED, JobState.RUNNING)).exists():
+    if link.sendings.filter(job__state__in=UNFINISHED).exists():
         raise DatasetError("Examples are being sent at this moment. Wait until that is done, then begin anew.")
     audit(link.dataset.project, actor, "began anew in Label Studio with", link.dataset)
     link.projects.all().delete()

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any, Literal
 
-from django.core.exceptions import PermissionDenied
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connection
 from django.http import StreamingHttpResponse
@@ -18,8 +17,8 @@ from finetune_site.api.models import Scope
 from finetune_site.api.paging import Page, Paging, paged
 from finetune_site.api.security import READ, TokenRequest, fetch, require_scope
 from finetune_site.jobs import services
-from finetune_site.jobs.access import get_job, may_control
-from finetune_site.jobs.live import hub
+from finetune_site.jobs.access import get_job, require_control
+from finetune_site.jobs.live import event_stream, hub
 from finetune_site.jobs.models import Job, JobEvent
 from finetune_site.lib.numbers import whole_number
 
@@ -102,14 +101,10 @@ def job_events(request: TokenRequest, pk: Key) -> StreamingHttpResponse:
 
 def stream(request: TokenRequest, job: Job) -> StreamingHttpResponse:
     """The events of a job from `Last-Event-ID` on."""
-    last = request.headers.get("Last-Event-ID", "")
-    after = whole_number(last)
+    after = whole_number(request.headers.get("Last-Event-ID", ""))
     if not connection.in_atomic_block:
         connection.close()  # a stream lives for hours and must not keep the connection of its first second
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingHttpResponse(
-        _follow(job.project_id, job.pk, after), content_type="text/event-stream", headers=headers
-    )
+    return event_stream(_follow(job.project_id, job.pk, after))
 
 
 async def _follow(project: int, job: int, after: int) -> AsyncIterator[str]:
@@ -137,6 +132,5 @@ def _controlled(request: TokenRequest, pk: int) -> Job:
     """With the scope that starting such a job takes."""
     job = fetch(request, get_job, pk)
     require_scope(request.auth, SCOPES.get(job.kind, Scope.TRAIN if job.kind.startswith("training.") else Scope.WRITE))
-    if not may_control(request.user, job):
-        raise PermissionDenied("Only the person who started a job, an owner of its project or an operator may do this.")
+    require_control(request.user, job)
     return job

@@ -3,7 +3,6 @@
 from datetime import datetime
 from typing import Any
 
-from django.core.exceptions import PermissionDenied
 from ninja import Field, Query, Router, Schema, Status
 
 from finetune_site.api.errors import ApiError
@@ -12,7 +11,7 @@ from finetune_site.api.idempotency import once
 from finetune_site.api.paging import Page, Paging, paged
 from finetune_site.api.security import READ, WRITE, TokenRequest, fetch, projects_of
 from finetune_site.projects import services
-from finetune_site.projects.access import get_project
+from finetune_site.projects.access import get_project, require_operator
 from finetune_site.projects.models import Membership, Project
 from training_app.services.use import use_of
 
@@ -94,8 +93,7 @@ def project_use(request: TokenRequest, pk: Key) -> Any:
 def project_limits(request: TokenRequest, pk: Key, body: LimitsIn) -> Any:
     """Set how much it may take; null: as much as the site lets any project take. For operators."""
     project = fetch(request, get_project, pk)
-    if not request.user.is_superuser:
-        raise PermissionDenied("Only operators set the limits of projects.")
+    require_operator(request.user, "set the limits of projects")
     services.set_limits(actor=request.user, project=project, **body.dict())
     return _use(fetch(request, get_project, pk))
 

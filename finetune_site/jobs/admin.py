@@ -3,14 +3,12 @@
 from collections.abc import Callable
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.utils import timezone
 
 from finetune_site.jobs import services
-from finetune_site.jobs.machines import SILENT_SECONDS
 from finetune_site.jobs.models import Job, JobState, Machine
+from finetune_site.projects.access import require_operator
 
 
 @admin.register(Job)
@@ -43,8 +41,7 @@ class JobAdmin(admin.ModelAdmin):
         self._each(request, queryset, services.run_next)
 
     def _each(self, request: HttpRequest, queryset: QuerySet[Job], act: Callable[..., None]) -> None:
-        if not request.user.is_superuser:
-            raise PermissionDenied("Only operators act on everybody's jobs.")
+        require_operator(request.user, "act on everybody's jobs")
         for job in queryset:
             try:
                 act(actor=request.user, job=job)
@@ -68,7 +65,7 @@ class MachineAdmin(admin.ModelAdmin):
 
     @admin.display(description="alive", boolean=True)
     def is_alive(self, machine: Machine) -> bool:
-        return (timezone.now() - machine.seen_at).total_seconds() < SILENT_SECONDS
+        return not machine.is_silent
 
     @admin.display(description="does now")
     def does(self, machine: Machine) -> str:

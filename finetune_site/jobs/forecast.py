@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db.models import F, Max
 from django.utils import timezone
 
-from finetune_site.jobs.models import Job, JobState
+from finetune_site.jobs.models import UNFINISHED, Job, JobState
 
 MEASURED_JOBS = 50
 FAR_AWAY = 1e9
@@ -30,7 +30,7 @@ class Turn:
 
 def forecast(queue: str) -> dict[int, Turn]:
     """The turn of every waiting job of a queue, by its key, in the order in which they will run."""
-    jobs = list(Job.objects.filter(queue=queue, state__in=(JobState.QUEUED, JobState.RUNNING)).order_by("pk"))
+    jobs = list(Job.objects.filter(queue=queue, state__in=UNFINISHED).order_by("pk"))
     waiting = [job for job in jobs if job.state == JobState.QUEUED and not job.cancel_requested]
     if not waiting:
         return {}

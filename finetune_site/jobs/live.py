@@ -15,6 +15,7 @@ from datetime import timedelta
 import psycopg
 from django.conf import settings
 from django.db import connection
+from django.http import StreamingHttpResponse
 from django.template.loader import render_to_string
 
 from finetune_site.jobs.events import CHANNEL
@@ -133,6 +134,12 @@ class Hub:
 
 
 hub = Hub()
+
+
+def event_stream(frames: AsyncIterator[str]) -> StreamingHttpResponse:
+    """The answer that sends frames as they come, past what a proxy would hold back."""
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingHttpResponse(frames, content_type="text/event-stream", headers=headers)
 
 
 def _put(viewer: "asyncio.Queue[Frame | None]", frame: Frame | None) -> None:

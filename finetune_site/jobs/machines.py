@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -13,8 +12,6 @@ from django.utils import timezone
 from finetune_site.jobs.models import Job, JobState, Machine
 from finetune_site.jobs.queue import HOST
 from finetune_site.lib.devices import read_devices
-
-SILENT_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,6 @@ class Report:
     """A machine as it last told of itself."""
 
     machine: Machine
-    is_silent: bool
     slots: list[Slot]
 
 
@@ -69,10 +65,7 @@ def reports(user: User) -> list[Report]:
     """All machines, with the jobs on their slots; of a job that `user` may not see only that it is there."""
     running = list(Job.objects.filter(queue="gpu", state=JobState.RUNNING).select_related("project", "owner"))
     seen = set(Job.objects.visible_to(user).filter(pk__in=[job.pk for job in running]).values_list("pk", flat=True))
-    limit = timezone.now() - timedelta(seconds=SILENT_SECONDS)
-    return [
-        Report(machine, machine.seen_at < limit, _slots(machine, running, seen)) for machine in Machine.objects.all()
-    ]
+    return [Report(machine, _slots(machine, running, seen)) for machine in Machine.objects.all()]
 
 
 def _slots(machine: Machine, running: list[Job], seen: set[int]) -> list[Slot]:

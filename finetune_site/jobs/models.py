@@ -25,6 +25,7 @@ class JobState(models.TextChoices):
 
 
 FINISHED = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+UNFINISHED = (JobState.QUEUED, JobState.RUNNING)
 
 
 class JobQuerySet(models.QuerySet["Job"]):
@@ -33,6 +34,9 @@ class JobQuerySet(models.QuerySet["Job"]):
 
     def unfinished(self) -> "JobQuerySet":
         return self.exclude(state__in=FINISHED)
+
+
+SILENT_SECONDS = 60  # of a machine that tells of itself every few
 
 
 class Job(models.Model):
@@ -166,6 +170,15 @@ class Machine(models.Model):
 
     def __str__(self) -> str:
         return self.host
+
+    @property
+    def silent_seconds(self) -> float:
+        """Since it last told of itself."""
+        return (timezone.now() - self.seen_at).total_seconds()
+
+    @property
+    def is_silent(self) -> bool:
+        return self.silent_seconds > SILENT_SECONDS
 
 
 class JobEvent(models.Model):

@@ -5,7 +5,6 @@ from typing import Protocol
 from asgiref.sync import sync_to_async
 from django.contrib import messages
 from django.contrib.auth.models import User
-from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db import connection
 from django.http import HttpResponse, StreamingHttpResponse
@@ -13,13 +12,13 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from finetune_site.jobs import services
-from finetune_site.jobs.access import get_job, may_control
+from finetune_site.jobs.access import get_job, may_control, require_control
 from finetune_site.jobs.forecast import forecasts
-from finetune_site.jobs.live import hub
+from finetune_site.jobs.live import event_stream, hub
 from finetune_site.jobs.machines import reports
 from finetune_site.jobs.models import FINISHED, Job, JobState
 from finetune_site.lib.numbers import whole_number
-from finetune_site.projects.access import SignedInRequest, get_project
+from finetune_site.projects.access import SignedInRequest, get_project, require_operator
 
 PAGE_SIZE = 30
 LOG_KINDS = ("state", "log", "warning", "checkpoint")  # what has words of its own
@@ -82,8 +81,7 @@ def job_requeue(request: SignedInRequest, pk: int) -> HttpResponse:
 @require_POST
 def job_run_next(request: SignedInRequest, pk: int) -> HttpResponse:
     job = get_job(request.user, pk)
-    if not request.user.is_superuser:
-        raise PermissionDenied("Only operators let a job overtake others.")
+    require_operator(request.user, "let a job overtake others")
     return _answer(request, job, services.run_next)
 
 
@@ -92,12 +90,7 @@ async def live(request: SignedInRequest, pk: int) -> StreamingHttpResponse:
     await sync_to_async(_check_and_let_go)(request, pk)
     jobs = frozenset(map(whole_number, request.GET.get("jobs", "").split(","))) - {0}
     last = request.headers.get("Last-Event-ID") or request.GET.get("last", "")
-    stream = hub.watch(pk, jobs, whole_number(last) or None)
-    return StreamingHttpResponse(
-        stream,
-        content_type="text/event-stream",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )
+    return event_stream(hub.watch(pk, jobs, whole_number(last) or None))
 
 
 def _check_and_let_go(request: SignedInRequest, pk: int) -> None:
@@ -110,8 +103,7 @@ def _check_and_let_go(request: SignedInRequest, pk: int) -> None:
 
 def _act(request: SignedInRequest, pk: int, act: Act) -> HttpResponse:
     job = get_job(request.user, pk)
-    if not may_control(request.user, job):
-        raise PermissionDenied("Only the person who started a job, an owner of its project or an operator may do this.")
+    require_control(request.user, job)
     return _answer(request, job, act)
 
 

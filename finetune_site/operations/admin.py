@@ -6,11 +6,11 @@ from typing import Any
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.models import User
-from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from finetune_site.accounts import services
+from finetune_site.projects.access import require_operator
 
 admin.site.unregister(User)
 
@@ -50,8 +50,7 @@ class AccountAdmin(UserAdmin):
         self._each(request, queryset, services.take_off_second_factor)
 
     def _each(self, request: HttpRequest, queryset: QuerySet[User], act: Callable[..., None]) -> None:
-        if not request.user.is_superuser:
-            raise PermissionDenied("Only operators change accounts.")
+        require_operator(request.user, "change accounts")
         for user in queryset:
             try:
                 act(actor=request.user, user=user)

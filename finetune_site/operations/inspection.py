@@ -23,8 +23,7 @@ from django.utils.timesince import timesince
 from django_q.models import OrmQ, Schedule
 
 from datasets_app.models import LabelStudioServer
-from finetune_site.jobs.machines import SILENT_SECONDS
-from finetune_site.jobs.models import Job, JobState, Machine
+from finetune_site.jobs.models import UNFINISHED, Job, JobState, Machine
 from finetune_site.operations.backup import kept
 from finetune_site.operations.checks import TAG
 from finetune_site.operations.health import readiness
@@ -133,7 +132,7 @@ def _work() -> Iterator[Line]:
         yield Line(f"Tasks of {row['key']}", "broken", text)
     found = {(row["queue"], row["state"]): row for row in waiting_and_running()}
     for queue in settings.JOB_SLOTS:
-        waiting, running = (found.get((queue, state)) for state in (JobState.QUEUED, JobState.RUNNING))
+        waiting, running = (found.get((queue, state)) for state in UNFINISHED)
         yield _queue(queue, waiting, running)
     expired = Job.objects.filter(state=JobState.RUNNING, queue__in=settings.JOB_SLOTS, lease_until__lt=Now())
     for job in expired.select_related("project")[:20]:
@@ -156,9 +155,8 @@ def _queue(queue: str, waiting: dict[str, Any] | None, running: dict[str, Any] |
 def _machines() -> Iterator[Line]:
     held = Machine.objects.all()
     for machine in held:
-        silent = (timezone.now() - machine.seen_at).total_seconds()
-        if silent > SILENT_SECONDS:
-            text = f"silent for {duration(silent)}. Start manage.py cluster gpu there."
+        if machine.is_silent:
+            text = f"silent for {duration(machine.silent_seconds)}. Start manage.py cluster gpu there."
             yield Line(machine.host, "look", text)
         else:
             gpus = len(machine.facts["gpus"])

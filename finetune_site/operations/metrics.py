@@ -17,7 +17,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from finetune_site.jobs.live import hub
-from finetune_site.jobs.models import FINISHED, Job, JobState, Machine
+from finetune_site.jobs.models import FINISHED, UNFINISHED, Job, JobState, Machine
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 REQUESTS = Histogram(
@@ -53,7 +53,7 @@ class SiteFigures(Collector):
 
 def waiting_and_running() -> "QuerySet[Job, dict[str, Any]]":
     """Per queue and state of unfinished jobs: how many, and since when the oldest is there."""
-    unfinished = Job.objects.filter(queue__in=settings.JOB_SLOTS, state__in=(JobState.QUEUED, JobState.RUNNING))
+    unfinished = Job.objects.filter(queue__in=settings.JOB_SLOTS, state__in=UNFINISHED)
     found: QuerySet[Job, Any] = (
         unfinished.order_by().values("queue", "state").annotate(count=Count("pk"), oldest=Min("created_at"))
     )
@@ -65,7 +65,7 @@ def _queues() -> Iterable[GaugeMetricFamily]:
     oldest = GaugeMetricFamily("finetune_oldest_waiting_seconds", "Age of the oldest waiting job", labels=["queue"])
     found = {(row["queue"], row["state"]): row for row in waiting_and_running()}
     for queue in settings.JOB_SLOTS:
-        for state in (JobState.QUEUED, JobState.RUNNING):
+        for state in UNFINISHED:
             counts.add_metric([queue, state], found.get((queue, state), {}).get("count", 0))
         row = found.get((queue, JobState.QUEUED))
         oldest.add_metric([queue], (timezone.now() - row["oldest"]).total_seconds() if row else 0)
@@ -112,7 +112,7 @@ def _machines() -> Iterable[GaugeMetricFamily]:
     used = GaugeMetricFamily("finetune_device_memory_used_bytes", "In use", labels=["host", "device"])
     busy = GaugeMetricFamily("finetune_device_use_ratio", "How busy a device is, 0 to 1", labels=["host", "device"])
     for machine in Machine.objects.all():
-        seen.add_metric([machine.host], (timezone.now() - machine.seen_at).total_seconds())
+        seen.add_metric([machine.host], machine.silent_seconds)
         processor = machine.facts["processor"]
         devices = {"cpu": {**processor, "use": processor["load"] / processor["cores"]}}
         devices |= {f"gpu{gpu['number']}": gpu for gpu in machine.facts["gpus"]}

@@ -4,7 +4,6 @@ import secrets
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
-from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
@@ -16,7 +15,7 @@ from finetune_site.lib.logs import facts
 from finetune_site.operations.health import readiness
 from finetune_site.operations.inspection import inspect
 from finetune_site.operations.metrics import exposition
-from finetune_site.projects.access import SignedInRequest
+from finetune_site.projects.access import SignedInRequest, require_operator
 
 
 @login_not_required
@@ -48,8 +47,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
     if not _is_scraper(request):
         if not request.user.is_authenticated:
             raise Http404
-        if not request.user.is_superuser:
-            raise PermissionDenied("Only operators see the figures of the site.")
+        require_operator(request.user, "see the figures of the site")
     return HttpResponse(exposition(), content_type=CONTENT_TYPE_LATEST)
 
 
@@ -72,8 +70,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 def _require_operator(request: SignedInRequest) -> None:
-    if not request.user.is_superuser:
-        raise PermissionDenied("Only operators see how the site does.")
+    require_operator(request.user, "see how the site does")
 
 
 def _is_scraper(request: HttpRequest) -> bool:

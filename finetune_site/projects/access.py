@@ -30,6 +30,13 @@ def require_role(user: User | AnonymousUser, project: Project, role: Role) -> No
         raise PermissionDenied(f"This needs the role “{role.word}” in the project {project}. Ask one of its owners.")
 
 
+def require_operator(user: User | AnonymousUser, act: str) -> User:
+    """The operator; `PermissionDenied` for anybody else. `act` completes “Only operators …”."""
+    if not user.is_superuser:
+        raise PermissionDenied(f"Only operators {act}.")
+    return user
+
+
 def has_role(user: User | AnonymousUser, project: Project, role: Role) -> bool:
     held = role_of(user, project)
     return held is not None and held.rank >= role.rank

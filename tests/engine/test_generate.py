@@ -73,9 +73,9 @@ def test_a_run_that_was_cut_goes_on_and_makes_nothing_twice(tmp_path):
     lines = (tmp_path / "out" / "examples.jsonl").read_text().splitlines(keepends=True)
     outcomes = (tmp_path / "out" / "outcomes.jsonl").read_text().splitlines(keepends=True)
     first = [line for line in lines if json.loads(line)["chunk"] == 0]
-    (tmp_path / "out" / "examples.jsonl").write_text("".join(first))
-    (tmp_path / "out" / "outcomes.jsonl").write_text(outcomes[0] + outcomes[1][:10])  # a kill tears the last line
-    (tmp_path / "out" / "outcomes.jsonl").write_text(outcomes[0])
+    # Killed while it wrote: a row of the second passage is there, of another a part, and a part of its outcome.
+    (tmp_path / "out" / "examples.jsonl").write_text("".join(first) + lines[len(first)] + lines[-1][:20])
+    (tmp_path / "out" / "outcomes.jsonl").write_text(outcomes[0] + outcomes[1][:10])
     outcome, events = generate(tmp_path, found)
     assert outcome.returncode == 0
     assert rows(tmp_path) == whole

@@ -49,7 +49,7 @@ def test_a_slot_names_the_device_that_the_operator_gave_it(db, viewer):
     facts = {**read_devices(), "gpus": gpus, "slots": 2, "devices": ["GPU-b", "0"]}
     Machine.objects.create(host="far", facts=facts, seen_at=timezone.now() - timedelta(minutes=5))
     [report] = machines.reports(viewer)
-    assert report.is_silent
+    assert report.machine.is_silent
     assert [slot.device["name"] for slot in report.slots] == ["B", "A"]
 
 

@@ -7,7 +7,7 @@ from django.contrib.auth.models import User
 from django.db import transaction
 
 from finetune_site.jobs import services as jobs
-from finetune_site.jobs.models import JobState
+from finetune_site.jobs.models import UNFINISHED
 from finetune_site.jobs.usage import device_refusal
 from finetune_site.projects.services import audit
 from training_app.engine.suites import INSTALL, is_installed, runnable
@@ -22,7 +22,7 @@ def start_benchmark(*, actor: User, run: Run, tasks: Sequence[str], limit: int) 
         raise TrainingError(INSTALL)
     if not run.is_done:
         raise TrainingError("Only a finished run can be measured. Let it end first.")
-    if run.benchmarks.filter(job__state__in=(JobState.QUEUED, JobState.RUNNING)).exists():
+    if run.benchmarks.filter(job__state__in=UNFINISHED).exists():
         raise TrainingError("The run is being measured already. Let it end, or stop it.")
     if told := device_refusal(run.project):
         raise TrainingError(told)

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from datasets_app.models import ModelServer
 from finetune_site.jobs import services as jobs
-from finetune_site.jobs.models import JobState
+from finetune_site.jobs.models import UNFINISHED
 from finetune_site.projects.models import Project
 from finetune_site.projects.services import audit
 from training_app.engine.rubric import VERDICTS
@@ -36,7 +36,7 @@ def start_judgement(
         raise TrainingError("The evaluation has no answers yet. Let it end first.")
     if model not in server.model_names:
         raise TrainingError(f"{server} does not offer the model {model!r}. Choose one from the list.")
-    if evaluation.judgements.filter(job__state__in=(JobState.QUEUED, JobState.RUNNING)).exists():
+    if evaluation.judgements.filter(job__state__in=UNFINISHED).exists():
         raise TrainingError("The answers are being judged already. Let it end, or stop it.")
     chosen = _choose(evaluation, sets, max_rows)
     if not chosen:

@@ -10,7 +10,7 @@ from django.urls import reverse
 from datasets_app.models import DatasetVersion
 from finetune_site.jobs import services as jobs
 from finetune_site.jobs.machines import most_memory
-from finetune_site.jobs.models import JobState
+from finetune_site.jobs.models import UNFINISHED, JobState
 from finetune_site.jobs.usage import device_refusal
 from finetune_site.lib.channel import InputError
 from finetune_site.projects.models import Project
@@ -197,7 +197,7 @@ def start_evaluation(*, actor: User, run: Run) -> Evaluation:
     """Ask base and tuned model the questions that were set apart, and the general ones."""
     if not run.is_done:
         raise TrainingError("Only a finished run can be evaluated. Let it end first.")
-    if run.evaluations.filter(job__state__in=(JobState.QUEUED, JobState.RUNNING)).exists():
+    if run.evaluations.filter(job__state__in=UNFINISHED).exists():
         raise TrainingError("The run is being evaluated already.")
     if told := device_refusal(run.project):
         raise TrainingError(told)

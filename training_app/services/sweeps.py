@@ -8,7 +8,7 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
 
-from finetune_site.jobs.models import JobState
+from finetune_site.jobs.models import UNFINISHED
 from finetune_site.projects.services import audit
 from training_app import searching
 from training_app.models import Run, Sweep, Trial
@@ -70,9 +70,7 @@ def stop_sweep(*, actor: User, sweep: Sweep) -> None:
     if sweep.stopped_at:
         raise TrainingError("The sweep is stopped already.")
     Sweep.objects.filter(pk=sweep.pk).update(stopped_at=timezone.now())
-    for trial in sweep.trials.filter(run__job__state__in=(JobState.QUEUED, JobState.RUNNING)).select_related(
-        "run__job"
-    ):
+    for trial in sweep.trials.filter(run__job__state__in=UNFINISHED).select_related("run__job"):
         stop_run(actor=actor, run=trial.run)
     audit(sweep.project, actor, "stopped the sweep", sweep)
 

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from finetune_site.projects.access import SignedInRequest
+from finetune_site.projects.access import SignedInRequest, require_operator
 from finetune_site.projects.models import Project
 from training_app.forms.bases import BaseFilterForm, PointForm
 from training_app.models import BaseModel
@@ -66,8 +65,7 @@ def _act(request: SignedInRequest, act: Callable[[], object]) -> HttpResponse:
 
 
 def _check_operator(request: SignedInRequest) -> None:
-    if not request.user.is_staff:
-        raise PermissionDenied("Only operators add base models.")
+    require_operator(request.user, "add base models")
 
 
 def _context(request: SignedInRequest) -> dict[str, object]:

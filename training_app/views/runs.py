@@ -15,7 +15,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from datasets_app.models import DatasetVersion
 from finetune_site.jobs.access import may_control
-from finetune_site.jobs.models import JobState
+from finetune_site.jobs.models import UNFINISHED
 from finetune_site.lib.numbers import whole_number
 from finetune_site.projects.access import SignedInRequest, get_project, has_role
 from finetune_site.projects.models import Project, Role
@@ -319,7 +319,7 @@ def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
         "log": text_of(found, "log.txt", LOG_BYTES),
         "may_train": has_role(request.user, found.project, Role.TRAINER),
         "may_control": found.job is not None and may_control(request.user, found.job),
-        "is_active": found.state in (JobState.QUEUED, JobState.RUNNING),
+        "is_active": found.state in UNFINISHED,
         "events": found.job.events.filter(kind__in=("log", "checkpoint", "warning")).order_by("-pk")[:12]
         if found.job
         else [],

@@ -1,13 +1,12 @@
 """The Ollama servers, for operators: version, models, what is loaded, disk; fetch and unload."""
 
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from datasets_app.models import ModelServer
-from finetune_site.projects.access import SignedInRequest
+from finetune_site.projects.access import SignedInRequest, require_operator
 from finetune_site.projects.models import Project
 from training_app.models import OllamaPull
 from training_app.services import servers as services
@@ -48,8 +47,7 @@ def _server(request: SignedInRequest, pk: int) -> ModelServer:
 
 
 def _check_operator(request: SignedInRequest) -> None:
-    if not request.user.is_superuser:
-        raise PermissionDenied("Only operators see the servers that models run on.")
+    require_operator(request.user, "see the servers that models run on")
 
 
 def _context(request: SignedInRequest) -> dict[str, object]:

@@ -1,12 +1,11 @@
 """What a project takes of the site, and how much it may."""
 
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods
 
-from finetune_site.projects.access import SignedInRequest, get_project, has_role
+from finetune_site.projects.access import SignedInRequest, get_project, has_role, require_operator
 from finetune_site.projects.forms import LimitsForm
 from finetune_site.projects.models import Role
 from finetune_site.projects.services import set_limits
@@ -20,8 +19,7 @@ def project_use(request: SignedInRequest, pk: int) -> HttpResponse:
     typed = {"disk_limit_gb": project.disk_limit_gb, "device_hours_limit": project.device_hours_limit}
     form = LimitsForm(request.POST or None, initial=typed)
     if request.method == "POST":
-        if not request.user.is_superuser:
-            raise PermissionDenied("Only operators set the limits of projects.")
+        require_operator(request.user, "set the limits of projects")
         if form.is_valid():
             set_limits(actor=request.user, project=project, **form.cleaned_data)
             messages.success(request, "The limits are kept.")
