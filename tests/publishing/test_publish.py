@@ -24,9 +24,9 @@ FORMAT = "q8_0"
 
 
 @pytest.fixture(scope="session")
-def exported() -> dict[str, Path]:
-    """The file is made once: it is the same for every test."""
-    return {}
+def exported(tmp_path_factory) -> Path:
+    """Where the file is kept once a test has made it: it is the same for every other."""
+    return tmp_path_factory.mktemp("exported") / FORMAT
 
 
 def publish(run, server, actor, exported=None, **fields) -> Publication:
@@ -37,15 +37,15 @@ def publish(run, server, actor, exported=None, **fields) -> Publication:
         actor=actor, run=run, server=server, **{"name": "gearbox", "format": FORMAT, **fields}
     )
     exhaust()
-    if exported is not None and "file" not in exported:
-        exported["file"] = run.folder / "exports" / FORMAT
+    if exported is not None and not exported.exists() and (run.folder / "exports" / FORMAT / "result.json").exists():
+        shutil.copytree(run.folder / "exports" / FORMAT, exported)
     return Publication.objects.get(pk=made.pk)
 
 
 def give_file(run, actor, exported) -> None:
     """Lay the file that an earlier test made beside this run."""
-    if "file" in exported and not run.exports.exists():
-        shutil.copytree(exported["file"], run.folder / "exports" / FORMAT, dirs_exist_ok=True)
+    if exported.exists() and not run.exports.exists():
+        shutil.copytree(exported, run.folder / "exports" / FORMAT, dirs_exist_ok=True)
         result = load_json(run.folder / "exports" / FORMAT / "result.json")
         Export.objects.create(run=run, format=FORMAT, created_by=actor, result=result)
 
