@@ -63,4 +63,4 @@ EXPOSE 8000
 # Of the web server: it answers by a name of its own. The clusters' containers have another check (compose.yaml).
 HEALTHCHECK --interval=30s --timeout=25s --start-period=60s \
     CMD ["python", "-c", "import os; from urllib.request import Request, urlopen; name = os.environ.get('FINETUNE_HOSTS', 'localhost').split(',')[0].strip(' .').replace('*', 'localhost'); urlopen(Request('http://127.0.0.1:8000/health/live', headers={'Host': name}), timeout=20)"]
-CMD ["uvicorn", "finetune_site.asgi:application", "--host", "0.0.0.0", "--port", "8000", "--lifespan", "off", "--timeout-graceful-shutdown", "3"]
+CMD ["uvicorn", "finetune_site.asgi:application", "--host", "0.0.0.0", "--port", "8000", "--lifespan", "off", "--timeout-graceful-shutdown", "3", "--timeout-worker-healthcheck", "60"]

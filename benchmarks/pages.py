@@ -1,9 +1,8 @@
 """How long the site's list and detail pages take on a large site, under people who click and read.
 
 Fills an embedded Postgres with one project that holds everything, counts each page's queries before (a handful of rows)
-and after (all of them), then lets users open pages at random from one web process as `make run` starts it,
-              thinking five
-seconds in between. Database, web process and users share the machine. Run alone:
+and after (all of them), then lets users open pages at random from web processes as `make run` starts them, thinking
+five seconds in between. Database, web processes and users share the machine. Run alone:
 `.venv/bin/python benchmarks/pages.py [--examples 1000000] [--documents 10000] [--runs 1000] [--points 10000]`.
 """
 
@@ -37,6 +36,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=50)
     parser.add_argument("--seconds", type=int, default=120)
     parser.add_argument("--think", type=float, default=5.0)
+    parser.add_argument("--processes", type=int, default=1, help="that serve pages (WEB_CONCURRENCY)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="finetune-bench-") as folder:
         Path(folder).chmod(0o755)
@@ -59,6 +59,7 @@ def main() -> None:
             filled = time.perf_counter() - began
             many = queries(addresses)
             port = free_port()
+            os.environ["WEB_CONCURRENCY"] = str(options.processes)
             web = start_web(port, "finetune_site.asgi:application")
             alone = asyncio.run(one_after_another(addresses, port))
             times = asyncio.run(many_users(addresses, port, options.users, options.seconds, options.think))

@@ -240,6 +240,10 @@ _database_options = {
 }
 # Only the web process pools: it serves many viewers from few connections. Django-Q2 forks; no pool survives that.
 DATABASE_POOL = _flag("FINETUNE_DATABASE_POOL", False)
+# How many processes serve pages; uvicorn reads the variable too. Their figures meet in files, for whichever is asked.
+WEB_PROCESSES = _number("WEB_CONCURRENCY", 1, least=1)
+if WEB_PROCESSES > 1:
+    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(DATA_DIR / "run" / f"figures-{os.getppid()}"))
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.postgresql",

@@ -1,9 +1,15 @@
-"""Figures for Prometheus: request times as this process measured them; queues, jobs and devices as Postgres knows them
-at the moment of asking, in a fixed number of queries over indexes."""
+"""Figures for Prometheus: request times as the web processes measured them; queues, jobs and devices as Postgres knows
+them at the moment of asking, in a fixed number of queries over indexes.
 
+Of several web processes (`WEB_CONCURRENCY`) each keeps its own in files of one folder, and whichever is asked adds them
+up: https://prometheus.github.io/client_python/multiprocess/
+"""
+
+import os
 import shutil
 from collections.abc import Iterable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -12,14 +18,20 @@ from django.db.models import Count, Min, Q, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 from django_q.models import OrmQ
-from prometheus_client import REGISTRY, CollectorRegistry, Histogram, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge, Histogram, generate_latest, multiprocess
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from finetune_site.jobs.live import hub
 from finetune_site.jobs.models import FINISHED, UNFINISHED, Job, JobState, Machine
+from finetune_site.lib.kernel import start_time
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+FIGURES = os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")
+if FIGURES:
+    Path(FIGURES).mkdir(parents=True, exist_ok=True)
+VIEWERS = Gauge("finetune_live_viewers", "Pages that are kept live", multiprocess_mode="livesum")
+POOL = Gauge("finetune_database_pool", "Connections of the web processes' pools", ["what"], multiprocess_mode="livesum")
 REQUESTS = Histogram(
     "finetune_request_seconds",
     "Time until the answer began, by view, method and status",
@@ -31,24 +43,41 @@ REQUESTS = Histogram(
 def note_request(view: str, method: str, status: int, seconds: float) -> None:
     # Labels from a closed set: what a stranger types must not make a new series.
     REQUESTS.labels(view or "none", method if method in METHODS else "other", status).observe(seconds)
+    VIEWERS.set(hub.viewer_count)
+    if settings.DATABASE_POOL:
+        told = connection.pool.get_stats()  # type: ignore[attr-defined]  # of Django's Postgres backend
+        for what in ("pool_size", "pool_available", "requests_waiting"):
+            POOL.labels(what).set(told.get(what, 0))
 
 
 def exposition() -> bytes:
     """All figures in Prometheus's text format."""
     registry = CollectorRegistry()
     registry.register(SiteFigures())
-    return generate_latest(REGISTRY) + generate_latest(registry)
+    measured = REGISTRY
+    if FIGURES:
+        _forget_the_dead()
+        measured = CollectorRegistry()
+        multiprocess.MultiProcessCollector(measured)
+    return generate_latest(measured) + generate_latest(registry)
+
+
+def _forget_the_dead() -> None:
+    """What a process that ended had open is open no more; what it counted counts."""
+    for path in Path(FIGURES).glob("gauge_livesum_*.db"):
+        if start_time(int(path.stem.rsplit("_", 1)[1])) is None:
+            path.unlink(missing_ok=True)
 
 
 class SiteFigures(Collector):
-    """What the database, the disk and this process's viewers and connections say now."""
+    """What the database and the disk say now."""
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         yield from _queues()
         yield from _ended()
         yield from _tasks()
         yield from _machines()
-        yield from _process()
+        yield from _disk()
 
 
 def waiting_and_running() -> "QuerySet[Job, dict[str, Any]]":
@@ -124,14 +153,7 @@ def _machines() -> Iterable[GaugeMetricFamily]:
     return seen, total, used, busy
 
 
-def _process() -> Iterable[GaugeMetricFamily]:
-    yield GaugeMetricFamily("finetune_live_viewers", "Pages that this process keeps live", value=hub.viewer_count)
+def _disk() -> Iterable[GaugeMetricFamily]:
     disk = shutil.disk_usage(settings.DATA_DIR)
     yield GaugeMetricFamily("finetune_disk_free_bytes", "Free space under FINETUNE_DATA_DIR", value=disk.free)
     yield GaugeMetricFamily("finetune_disk_bytes", "Size of that disk", value=disk.total)
-    if settings.DATABASE_POOL:
-        told = connection.pool.get_stats()  # type: ignore[attr-defined]  # of Django's Postgres backend
-        pool = GaugeMetricFamily("finetune_database_pool", "Connections of this process's pool", labels=["what"])
-        for what in ("pool_size", "pool_available", "requests_waiting"):
-            pool.add_metric([what], told.get(what, 0))
-        yield pool

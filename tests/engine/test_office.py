@@ -16,6 +16,7 @@ from datasets_app.engine import elements, parse
 from datasets_app.engine.spec import ParseSpec
 from datasets_app.engine.tables import cells
 from finetune_site.lib.channel import InputError
+from tests.engine.compound import with_stream
 from tests.engine.test_parse import SAMPLES, write
 
 TEXT = """# The Orrin pump
@@ -252,9 +253,9 @@ def packed(tmp_path, name, members):
         (lambda tmp: packed(tmp, "a.epub", {"mimetype": "application/epub+zip"}), "cannot be read as EPUB"),
         (lambda tmp: packed(tmp, "a.xlsx", {"xl/workbook.xml": "a" * 150_000_000}), "made to do harm"),
         (lambda tmp: packed(tmp, "a.zip", {"a.txt": "text"}), "is a ZIP archive"),
-        (lambda tmp: write(tmp, "a.doc", b"\xd0\xcf\x11\xe0" + "WordDocument\0".encode("utf-16-le")), "Word document"),
-        (lambda tmp: write(tmp, "a.xls", b"\xd0\xcf\x11\xe0" + "Workbook\0".encode("utf-16-le")), "cannot be read as"),
-        (lambda tmp: write(tmp, "a.xls", b"\xd0\xcf\x11\xe0" + "EncryptedPackage\0".encode("utf-16-le")), "encrypted"),
+        (lambda tmp: write(tmp, "a.doc", with_stream("WordDocument")), "Word document"),
+        (lambda tmp: write(tmp, "a.xls", with_stream("Workbook")), "cannot be read as"),
+        (lambda tmp: write(tmp, "a.xls", with_stream("EncryptedPackage")), "encrypted"),
     ],
     ids=[
         "cut JSON", "cut JSON lines", "deep JSON", "XML bomb", "broken workbook", "broken slides", "empty book",

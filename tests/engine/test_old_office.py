@@ -3,7 +3,6 @@
 import contextlib
 import http.server
 import shutil
-import struct
 import subprocess
 import threading
 
@@ -11,6 +10,7 @@ import pytest
 
 from datasets_app.engine import media_type, office, slim
 from finetune_site.lib.channel import InputError
+from tests.engine.compound import compound, entry, with_stream
 
 NAMES = {
     "office": "urn:oasis:names:tc:opendocument:xmlns:office:1.0",
@@ -83,32 +83,13 @@ def test_without_the_program_the_package_is_named(tmp_path, monkeypatch):
         list(office.read_ppt(tmp_path / "any", []))
 
 
-def entry(name: str, kind: int, right: int = -1, child: int = -1) -> bytes:
-    """One of a compound file's directory, [MS-CFB] 2.6: kind 1 is a folder, 2 a stream, 5 the root."""
-    spelled = name.encode("utf-16-le") + b"\0\0"
-    links = struct.pack("<BBiii", kind, 1, -1, right, child)
-    return spelled.ljust(64, b"\0") + struct.pack("<H", len(spelled)) + links + bytes(36) + struct.pack("<iQ", -2, 0)
-
-
-def compound(*entries: bytes) -> bytes:
-    """A compound file of one sector of allocations and one of at most four entries, [MS-CFB] 2.2."""
-    versions = struct.pack("<16xHHHHH6x", 0x3E, 3, 0xFFFE, 9, 6)
-    head = (
-        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
-        + versions
-        + struct.pack("<iiiiiiiiiii", 0, 1, 1, 0, 4096, -2, 0, -2, 0, 0, -1)
-    )
-    allocations = struct.pack("<ii", -3, -2)
-    return head.ljust(512, b"\xff") + allocations.ljust(512, b"\xff") + b"".join(entries).ljust(512, b"\0")
-
-
 @pytest.mark.parametrize(
     ("stream", "kind"),
     [("WordDocument", media_type.DOC), ("PowerPoint Document", media_type.PPT), ("Workbook", media_type.XLS)],
 )
 def test_it_is_known_by_its_stream(tmp_path, stream, kind):
     path = tmp_path / "x"
-    path.write_bytes(compound(entry("Root Entry", 5, child=1), entry(stream, 2)))
+    path.write_bytes(with_stream(stream))
     assert media_type.sniff(path, "x.bin") == kind
 
 
@@ -122,6 +103,6 @@ def test_what_is_packed_in_it_does_not_make_it_another(tmp_path):
 @pytest.mark.parametrize("end", [8, 400, 600])
 def test_a_directory_that_is_cut_off_is_said_so(tmp_path, end):
     path = tmp_path / "x"
-    path.write_bytes(compound(entry("Root Entry", 5, child=1), entry("Workbook", 2))[:end])
+    path.write_bytes(with_stream("Workbook")[:end])
     with pytest.raises(InputError, match="is a damaged Office file"):
         media_type.sniff(path, "x.xls")

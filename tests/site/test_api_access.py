@@ -148,8 +148,7 @@ def test_the_table_is_complete():
 @pytest.fixture
 def ask(things, monkeypatch):  # noqa: F811  the fixture
     """Send a row's request with a secret; what it wrote is undone."""
-    monkeypatch.setattr("finetune_site.api.jobs._follow", lambda *_: SimpleNamespace(__aiter__=None))
-    monkeypatch.setattr("finetune_site.api.jobs.StreamingHttpResponse", lambda *_, **__: _plain())
+    monkeypatch.setattr("finetune_site.api.jobs.event_stream", lambda _: _plain())
 
     def send(name: str, secret: str | None) -> int:
         from django.db import transaction

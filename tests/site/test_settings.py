@@ -29,6 +29,7 @@ BAD = [
     ("FINETUNE_LOG_FORMAT", "xml", "must be one of json, text"),
     ("FINETUNE_METRICS_TOKEN", "short", "at least 16 letters"),
     ("FINETUNE_TIME_ZONE", "Europe/Nowhere", "such as Europe/Berlin"),
+    ("WEB_CONCURRENCY", "0", "must be at least 1"),
     ("FINETUNE_UPLOAD_MAX_MB", "many", "must be a whole number"),
     ("FINETUNE_UPLOAD_MAX_MB", "0", "must be at least 1"),
     ("FINETUNE_UPLOAD_MAX_FILES", "0", "must be at least 1"),
@@ -97,7 +98,7 @@ def test_words_for_on(word, monkeypatch):
 
 
 def test_the_readme_names_every_setting_and_no_other():
-    read = set(re.findall(r'"((?:FINETUNE_|DATABASE_URL)[A-Z0-9_]*)"', SETTINGS.read_text()))
+    read = set(re.findall(r'"((?:FINETUNE_|DATABASE_URL|WEB_)[A-Z0-9_]*)"', SETTINGS.read_text()))
     table = (ROOT / "README.md").read_text().partition("## Settings")[2].partition("\n## ")[0]
     named: set[str] = set()
     for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):

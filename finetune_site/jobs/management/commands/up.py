@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from finetune_site.lib.process import end_with_parent, is_alive
 
 _libc = ctypes.CDLL(None)
 _PR_SET_CHILD_SUBREAPER = 36
+MOST_WEB_PROCESSES = 4  # unless somebody asks for more: each holds connections and memory
 
 
 class Child:
@@ -107,6 +109,8 @@ class Command(BaseCommand):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._stopping.set())
         self._sweep_last()
+        for folder in self._folder().glob("figures-*"):  # of web processes that are no more
+            shutil.rmtree(folder, ignore_errors=True)
         self.postgres = self._start_postgres()
         self.children: list[Child] = []
         self.guest = 0  # the command of --then
@@ -153,9 +157,10 @@ class Command(BaseCommand):
         web = [
             sys.executable, "-m", "uvicorn", "finetune_site.asgi:application", "--host", host, "--port", str(port),
             "--log-level", "warning", "--timeout-graceful-shutdown", "3", "--lifespan", "off",
+            "--timeout-worker-healthcheck", "60",
         ]  # fmt: skip
         self.children = [
-            Child("web server", web, {"FINETUNE_DATABASE_POOL": "1"}),
+            Child("web server", web, {"FINETUNE_DATABASE_POOL": "1", "WEB_CONCURRENCY": str(_web_processes())}),
             Child("cluster default", [*_manage(), "cluster", "default"], {"Q_CLUSTER_NAME": "default"}),
             Child("cluster gpu", [*_manage(), "cluster", "gpu"], {"Q_CLUSTER_NAME": "gpu"}),
         ]
@@ -253,6 +258,14 @@ class Command(BaseCommand):
 
     def _say(self, text: str) -> None:
         self.stderr.write(f"up: {text}")
+
+
+def _web_processes() -> int:
+    return (
+        int(settings.WEB_PROCESSES)
+        if os.environ.get("WEB_CONCURRENCY")
+        else min(os.cpu_count() or 1, MOST_WEB_PROCESSES)
+    )
 
 
 def _manage() -> list[str]:
