@@ -28,7 +28,7 @@ TOLD_EACH = 100  # pieces
 
 def is_installed() -> bool:
     """Whether names can be looked for on this machine."""
-    return all(importlib.util.find_spec(name) for name in ("presidio_analyzer", slim.SPACY_MODEL))
+    return bool(importlib.util.find_spec("presidio_analyzer") and slim.language_model())
 
 
 def find(
@@ -62,6 +62,6 @@ def _analyzer() -> Any:
     from presidio_analyzer import AnalyzerEngine
     from presidio_analyzer.nlp_engine import NlpEngineProvider
 
-    models = [{"lang_code": "en", "model_name": slim.SPACY_MODEL}]
+    models = [{"lang_code": "en", "model_name": slim.language_model()}]
     provider = NlpEngineProvider(nlp_configuration={"nlp_engine_name": "spacy", "models": models})
     return AnalyzerEngine(nlp_engine=provider.create_engine(), supported_languages=["en"])

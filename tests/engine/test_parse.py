@@ -213,11 +213,22 @@ def test_nothing_is_downloaded_where_the_language_model_is_missing(monkeypatch):
 
     for name in ("_install_spacy_model", "_get_nlp", "_SPACY_MODEL_NAME"):
         monkeypatch.setattr(tokenize, name, getattr(tokenize, name))  # put back afterwards
-    monkeypatch.setattr(slim, "SPACY_MODEL", "a_model_that_is_not_installed")
-    assert "not installed" in slim.prepare()
+    monkeypatch.setattr(slim, "language_model", lambda: "")
+    assert "as it was tried is installed" in slim.prepare()
     with pytest.raises(RuntimeError, match="nothing is downloaded"):
         tokenize._install_spacy_model()
     assert tokenize.sent_tokenize("One pump. Two pumps.") == ["One pump.", "Two pumps."]
+
+
+def test_the_copy_of_the_language_model_is_used_only_as_it_was_looked_at(monkeypatch, tmp_path):
+    from datasets_app.engine import slim
+
+    assert slim.language_model() == slim.COPY
+    monkeypatch.setattr(slim, "COPY_SHA256", "0" * 64)
+    assert slim.language_model.__wrapped__() == ""
+    (tmp_path / f"{slim.SPACY_MODEL}.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert slim.language_model.__wrapped__() == slim.SPACY_MODEL
 
 
 def test_what_pandoc_does_not_understand_is_read_without_what_it_names(tmp_path):
