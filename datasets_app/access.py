@@ -58,8 +58,10 @@ def get_example(user: User, pk: int, *, role: Role = Role.VIEWER) -> Example:
     return example
 
 
-def get_generation(user: User, pk: int) -> Generation:
-    return _of_dataset(user, Generation.objects.select_related("dataset__project", "job", "created_by"), pk)
+def get_generation(user: User, pk: int, *, role: Role = Role.VIEWER) -> Generation:
+    found = _of_dataset(user, Generation.objects.select_related("dataset__project", "job", "created_by"), pk)
+    require_role(user, found.dataset.project, role)
+    return found
 
 
 def get_import(user: User, pk: int) -> ImportBatch:

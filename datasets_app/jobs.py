@@ -32,11 +32,12 @@ from datasets_app.sending import Paused, is_ours, send, tell_decided
 from datasets_app.servers import engine_environment
 from datasets_app.services import intake, readings, sealing
 from datasets_app.services import labelstudio as services
-from datasets_app.services.datasets import one_alone
+from datasets_app.services.datasets import note_counts, one_alone
 from finetune_site import bucket
 from finetune_site.jobs.handle import EngineFailed, Handle, JobInputError
 from finetune_site.jobs.kinds import job_kind
 from finetune_site.lib.channel import read_journal, write_json
+from finetune_site.lib.files import write_whole
 from finetune_site.lib.kernel import Limits
 from finetune_site.lib.sealing import UnsealError
 
@@ -95,24 +96,28 @@ def generate(handle: Handle) -> None:
     """Run the generator; each passage's examples and outcome become rows as soon as it is done."""
     generation = Generation.objects.select_related("dataset", "server").get(job=handle.job)
     folder = _folder(handle)
-    sources = {document.pk: _write_source(document, folder) for document in generation.documents.all()}
+    known: set[tuple[int, int]] = set()
+    if generation.generator == "llm":  # a model is not asked again for what has its outcome from an earlier job
+        known = set(generation.outcomes.values_list("document_id", "chunk_index"))
+    sources = {document.pk: _write_source(document, folder, known) for document in generation.documents.all()}
     spec, env = _generate_spec(generation, list(sources.values()), folder)
-    taken_at = 0.0
+    taken_at, done = 0.0, 0
 
     def on_event(event: dict[str, Any]) -> None:
-        nonlocal taken_at
+        nonlocal taken_at, done
         if event["event"] == "started":
-            handle.progress(event["done"], event["total"], unit="passages")
-        elif event["event"] == "chunk" and time.monotonic() - taken_at > TAKE_OVER_SECONDS:
+            done = event["done"]
+            handle.progress(done, event["total"], unit="passages")
+            return
+        done += event["event"] == "chunk"
+        if event["event"] == "chunk" and time.monotonic() - taken_at > TAKE_OVER_SECONDS:
             _take_over(handle, generation, folder)
-            done = generation.outcomes.count()
             handle.progress(done, unit="passages", message=f"{generation.examples.count()} examples so far")
             taken_at = time.monotonic()
 
     _run(handle, "generate", spec, folder, on_event, env=env)
     _take_over(handle, generation, folder)
-    counts = json.loads((folder / "result.json").read_text())
-    handle.write(lambda: Generation.objects.filter(pk=generation.pk).update(counts=counts))
+    handle.write(lambda: note_counts(generation))
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -307,17 +312,20 @@ def _folder(handle: Handle) -> Path:
     return folder
 
 
-def _write_source(document: Document, folder: Path) -> dict[str, Any]:
-    """The parsed document as the files that the generator reads."""
+def _write_source(document: Document, folder: Path, known: set[tuple[int, int]]) -> dict[str, Any]:
+    """The parsed document as the files that the generator reads, without the passages that are `known`."""
     paths = {name: folder / f"{name}-{document.pk}.jsonl" for name in ("elements", "chunks")}
     fields = {
         "elements": ("index", "kind", "text", "page", "depth", "section", "html", "is_left_out"),
         "chunks": ("index", "text", "page_start", "page_end", "section", "section_key", "spans"),
     }
     for name, path in paths.items():
+        if path.exists():  # an earlier attempt of this job has begun on it
+            continue
         rows: Iterator[dict[str, Any]] = getattr(document, name).values(*fields[name]).iterator(chunk_size=1000)
-        with path.open("w", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        if name == "chunks":
+            rows = (row for row in rows if (document.pk, row["index"]) not in known)
+        write_whole(path, (f"{json.dumps(row, ensure_ascii=False)}\n".encode() for row in rows))
     return {
         "id": document.pk,
         "name": document.name,

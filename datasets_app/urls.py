@@ -87,6 +87,7 @@ urlpatterns = [
     path("label-studio/hooks/<uuid:key>", labelstudio.label_studio_hook, name="label_studio_hook"),
     path("generations/<int:pk>/", datasets.generation, name="generation"),
     path("generations/<int:pk>/body", datasets.generation_body, name="generation_body"),
+    path("generations/<int:pk>/again", datasets.generation_again, name="generation_again"),
     path("imports/<int:pk>/", datasets.import_batch, name="import_batch"),
     path("imports/<int:pk>/body", datasets.import_batch_body, name="import_batch_body"),
     path("examples/<int:pk>/", review.example, name="example"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets_app.engine import chunks, elements, extractive, verbatim
 from datasets_app.engine.chunks import Chunk
-from datasets_app.engine.spec import GenerateSpec, ModelSpec, Source
+from datasets_app.engine.spec import OUTCOMES, GenerateSpec, ModelSpec, Source
 from finetune_site.lib.channel import Channel, InputError, read_journal, read_spec
 from finetune_site.lib.files import write_whole
 
@@ -54,7 +54,7 @@ def run(spec: GenerateSpec, link: Channel) -> dict[str, Any]:
     for line in read_journal(out / "outcomes.jsonl"):
         counts[line["outcome"]] += 1
         counts["examples"] += line["made"]
-    return {"chunks": total, **{name: counts[name] for name in ("made", "nothing", "refused", "failed", "examples")}}
+    return {"chunks": total, **{name: counts[name] for name in (*OUTCOMES, "examples")}}
 
 
 def _try(make: Maker, chunk: Chunk) -> tuple[list[dict[str, Any]], str, str]:
@@ -68,7 +68,8 @@ def _try(make: Maker, chunk: Chunk) -> tuple[list[dict[str, Any]], str, str]:
     except InputError:
         raise
     except Exception as error:  # the client libraries raise many kinds for a server that is slow, gone or confused
-        return [], "failed", f"{type(error).__name__}: {error}"[:300]
+        name = type(error).__name__
+        return [], "timed out" if "timeout" in name.lower() else "failed", f"{name}: {error}"[:300]
     return (rows, "made", "") if rows else ([], "nothing", "nothing was found in the passage")
 
 

@@ -8,6 +8,8 @@ from finetune_site.lib.channel import InputError
 
 KEY_VARIABLE = "FINETUNE_LLM_API_KEY"  # under which an engine finds the key of its model server
 GENERATORS = ("extractive", "verbatim", "llm")
+# Of a passage: examples, nothing to say, an answer that cannot be used, a server that fails or is too slow.
+OUTCOMES = ("made", "nothing", "refused", "failed", "timed out")
 STRATEGIES = ("auto", "text", "ocr", "layout")
 CUTS = ("section", "page")
 MIN_PASSAGE, MAX_PASSAGE = 200, 20_000  # in characters; in tokens a quarter of it

@@ -5,9 +5,10 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import connection, transaction
-from django.db.models import Max
+from django.db.models import Count, Max
 from django.urls import reverse
 
+from datasets_app.engine.spec import OUTCOMES
 from datasets_app.models import Dataset, DatasetVersion, Document, Generation, ImportBatch, ModelServer, State, Tally
 from datasets_app.services.storage import Arrival, TooLargeError, arriving
 from finetune_site.bucket import BucketError
@@ -70,17 +71,50 @@ def start_generation(
         dataset=dataset, generator=generator, server=server, options=options or {}, created_by=actor
     )
     generation.documents.set(chosen)
-    label = chosen[0].name if len(chosen) == 1 else f"{len(chosen)} documents"
+    _enqueue_generation(actor, generation)
+    audit(dataset.project, actor, "generated examples for", dataset, after={"documents": [str(d) for d in chosen]})
+    return generation
+
+
+@transaction.atomic
+def generate_again(*, actor: User, generation: Generation, outcome: str) -> None:
+    """Ask the model anew for the passages that ended so, and for those without an outcome; the others stay."""
+    locked = Generation.objects.select_for_update().get(pk=generation.pk)
+    if locked.generator != "llm":
+        raise DatasetError("Without a model the same passages give the same. Generate anew with other settings.")
+    if locked.job and not locked.job.is_finished:
+        raise DatasetError("The generation is at work. Wait for it, or stop it first.")
+    for document in locked.documents.select_related("job"):
+        if document.withdrawn_at:
+            raise DatasetError(f"“{document}” is withdrawn: nothing more is made from it.")
+        cut_at = document.job and document.job.finished_at
+        if document.is_busy or (cut_at and cut_at > locked.created_at):
+            raise DatasetError(f"“{document}” was cut into other passages since. Generate anew from it.")
+    again, _ = locked.outcomes.filter(outcome=outcome).delete()
+    if not again and outcome:
+        raise DatasetError("No passage ended so any more. Look again.")
+    _enqueue_generation(actor, locked)
+    after = {"outcome": outcome, "passages": again}
+    audit(locked.dataset.project, actor, "generated again for", locked.dataset, after=after)
+
+
+def note_counts(generation: Generation) -> None:
+    """Its outcomes and examples, counted anew."""
+    outcomes = generation.outcomes.order_by().values_list("outcome").annotate(count=Count("pk"))
+    counts = {**dict.fromkeys(OUTCOMES, 0), **dict(outcomes), "examples": generation.examples.count()}
+    Generation.objects.filter(pk=generation.pk).update(counts={"chunks": generation.outcomes.count(), **counts})
+
+
+def _enqueue_generation(actor: User, generation: Generation) -> None:
+    names = [document.name for document in generation.documents.all()]
     generation.job = jobs.enqueue(
-        project=dataset.project,
+        project=generation.dataset.project,
         owner=actor,
         kind="datasets.generate",
-        label=f"{dataset}: {label}",
+        label=f"{generation.dataset}: {names[0] if len(names) == 1 else f'{len(names)} documents'}",
         url=reverse("generation", args=[generation.pk]),
     )
     generation.save(update_fields=["job"])
-    audit(dataset.project, actor, "generated examples for", dataset, after={"documents": [str(d) for d in chosen]})
-    return generation
 
 
 def import_examples(*, actor: User, dataset: Dataset, name: str, format: str, blocks: Iterable[bytes]) -> ImportBatch:

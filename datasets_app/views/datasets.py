@@ -36,6 +36,7 @@ from finetune_site.projects.access import SignedInRequest, get_project, has_role
 from finetune_site.projects.models import Role
 
 PREVIEW_ROWS = 10
+AGAIN = ("failed", "timed out", "refused")  # where a second try may end otherwise
 WRITTEN: dict[str, type[ConversationForm | PreferenceForm | TextForm]] = {
     "chat": ConversationForm,
     "preference": PreferenceForm,
@@ -121,6 +122,17 @@ def generation(request: SignedInRequest, pk: int) -> HttpResponse:
 @require_GET
 def generation_body(request: SignedInRequest, pk: int) -> HttpResponse:
     return render(request, "datasets/generation.html#body", _generation_context(request, pk))
+
+
+@require_POST
+def generation_again(request: SignedInRequest, pk: int) -> HttpResponse:
+    """The passages that ended as `outcome` says are tried again."""
+    found = access.get_generation(request.user, pk, role=Role.TRAINER)
+    try:
+        services.generate_again(actor=request.user, generation=found, outcome=request.POST.get("outcome", ""))
+    except services.DatasetError as error:
+        messages.error(request, str(error))
+    return redirect(found)
 
 
 @require_http_methods(["GET", "POST"])
@@ -260,7 +272,11 @@ def _generation_context(request: SignedInRequest, pk: int) -> dict[str, object]:
         "generation": found,
         "documents": found.documents.all(),
         "made": found.examples.count(),
-        "sums": outcomes.order_by().values("outcome").annotate(count=Count("pk")),
+        "sums": outcomes.order_by().values("outcome").annotate(count=Count("pk")).order_by("outcome"),
+        "may_again": found.generator == "llm"
+        and bool(found.job and found.job.is_finished)
+        and has_role(request.user, found.dataset.project, Role.TRAINER),
+        "again": AGAIN,
         "outcome": chosen,
         "page": Paginator(outcomes.filter(outcome=chosen) if chosen else outcomes, 100).get_page(
             request.GET.get("page")

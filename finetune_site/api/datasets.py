@@ -122,6 +122,23 @@ class ExampleOut(Schema):
     decided_at: datetime | None
 
 
+class GenerationOut(Schema):
+    id: int
+    dataset_id: int
+    generator: str
+    job_id: int | None
+    examples: int
+    outcomes: dict[str, int]
+
+
+class AgainIn(Schema):
+    """`outcome`: of the passages to try again; empty for those alone that have none."""
+
+    model_config = example(outcome="failed")
+
+    outcome: Literal["failed", "timed out", "refused", ""]
+
+
 class ExampleFilter(Paging):
     state: Literal["draft", "approved", "rejected"] | None = None
     origin: Literal["generated", "imported", "written", "chat"] | None = None
@@ -189,6 +206,26 @@ def generate(request: TokenRequest, pk: Key, body: GenerateIn) -> Status[Any]:
     check(form)
     made = services.start_generation(actor=request.user, dataset=found, **form.arguments)
     return Status(201, WorkOut.from_orm(made))
+
+
+@router.get("/generations/{int:pk}", auth=READ, response=GenerationOut, operation_id="generation_read")
+def generation_read(request: TokenRequest, pk: Key) -> Any:
+    """One making of examples: how many passages came to which outcome so far."""
+    found = fetch(request, access.get_generation, pk)
+    outcomes = dict(found.outcomes.order_by().values_list("outcome").annotate(count=Count("pk")))
+    return GenerationOut(
+        id=found.pk, dataset_id=found.dataset_id, generator=found.generator, job_id=found.job_id,
+        examples=found.examples.count(), outcomes=outcomes,
+    )  # fmt: skip
+
+
+@router.post("/generations/{int:pk}/again", auth=WRITE, response={201: WorkOut}, operation_id="generation_again")
+@once
+def generation_again(request: TokenRequest, pk: Key, body: AgainIn) -> Status[Any]:
+    """Ask the model anew for the passages that ended so, and for those that have no outcome."""
+    found = fetch(request, access.get_generation, pk, Role.TRAINER)
+    services.generate_again(actor=request.user, generation=found, outcome=body.outcome)
+    return Status(201, WorkOut.from_orm(access.get_generation(request.user, pk)))
 
 
 @router.post("/datasets/{int:pk}/import", auth=WRITE, response={201: WorkOut}, operation_id="import_examples")

@@ -13,6 +13,7 @@ from datasets_app.engine.elements import Element
 from datasets_app.engine.elements import write as write_elements
 from datasets_app.engine.spec import Reading
 from finetune_site.lib.process import Engine
+from tests.ollama_double import MODEL, ollama_double
 
 CELLS = [("Property", "Value"), ("Oil type", "Lorvan 150"), ("weight", "730 kg")]
 TABLE = f"<table>{''.join(f'<tr><td>{left}</td><td>{right}</td></tr>' for left, right in CELLS)}</table>"
@@ -124,6 +125,15 @@ def test_a_server_that_is_not_there_is_an_outcome_and_not_a_crash(tmp_path):
     assert outcome.returncode == 0, outcome.log_tail
     assert [event["outcome"] for event in events if event["event"] == "chunk"] == ["failed"]
     assert rows(tmp_path) == []
+
+
+def test_a_server_that_is_too_slow_is_told_apart(tmp_path):
+    with ollama_double() as double:
+        double.seconds = 5
+        server = {"provider": "ollama", "base_url": double.base_url, "model": MODEL, "timeout_seconds": 1}
+        outcome, events = generate(tmp_path, generator="llm", llm=server)
+    assert outcome.returncode == 0, outcome.log_tail
+    assert [event["outcome"] for event in events if event["event"] == "chunk"] == ["timed out"]
 
 
 @pytest.mark.slow

@@ -151,6 +151,7 @@ TABLE: dict[str, Row] = {
     "conflict_resolve": Row(REVIEWER, "post", of="conflict"),
     "generation": Row(VIEWER, of="generation"),
     "generation_body": Row(VIEWER, of="generation"),
+    "generation_again": Row(TRAINER, "post", of="generation"),
     "import_batch": Row(VIEWER, of="batch"),
     "import_batch_body": Row(VIEWER, of="batch"),
     "example": Row(VIEWER, of="example"),

@@ -69,6 +69,8 @@ TABLE: dict[str, Row] = {
     "dataset_create": Row(WRITE, TRAINER, "project", {"name": "New"}),
     "dataset_read": Row(READ, VIEWER, "dataset"),
     "generate": Row(WRITE, TRAINER, "dataset", {"documents": [1]}),
+    "generation_read": Row(READ, VIEWER, "generation"),
+    "generation_again": Row(WRITE, TRAINER, "generation", {"outcome": "failed"}),
     "import_examples": Row(WRITE, TRAINER, "dataset", FILE),
     "example_list": Row(READ, VIEWER, "dataset"),
     "example_write": Row(WRITE, TRAINER, "dataset", EXAMPLE),
