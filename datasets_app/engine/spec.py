@@ -10,6 +10,7 @@ KEY_VARIABLE = "FINETUNE_LLM_API_KEY"  # under which an engine finds the key of 
 GENERATORS = ("extractive", "verbatim", "llm")
 # Of a passage: examples, nothing to say, an answer that cannot be used, a server that fails or is too slow.
 OUTCOMES = ("made", "nothing", "refused", "failed", "timed out")
+AGAIN = OUTCOMES[2:]  # where a second try may end otherwise
 STRATEGIES = ("auto", "text", "ocr", "layout")
 CUTS = ("section", "page")
 MIN_PASSAGE, MAX_PASSAGE = 200, 20_000  # in characters; in tokens a quarter of it

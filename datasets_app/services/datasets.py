@@ -8,7 +8,7 @@ from django.db import connection, transaction
 from django.db.models import Count, Max
 from django.urls import reverse
 
-from datasets_app.engine.spec import OUTCOMES
+from datasets_app.engine.spec import AGAIN, OUTCOMES
 from datasets_app.models import Dataset, DatasetVersion, Document, Generation, ImportBatch, ModelServer, State, Tally
 from datasets_app.services.storage import Arrival, TooLargeError, arriving
 from finetune_site.bucket import BucketError
@@ -82,6 +82,8 @@ def generate_again(*, actor: User, generation: Generation, outcome: str) -> None
     locked = Generation.objects.select_for_update().get(pk=generation.pk)
     if locked.generator != "llm":
         raise DatasetError("Without a model the same passages give the same. Generate anew with other settings.")
+    if outcome and outcome not in AGAIN:
+        raise DatasetError(f"Passages that ended as {', '.join(AGAIN)} can be tried again.")
     if locked.job and not locked.job.is_finished:
         raise DatasetError("The generation is at work. Wait for it, or stop it first.")
     for document in locked.documents.select_related("job"):

@@ -16,6 +16,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from datasets_app import access
 from datasets_app.engine import formats
+from datasets_app.engine.spec import AGAIN
 from datasets_app.forms import (
     ConversationForm,
     DatasetForm,
@@ -36,7 +37,6 @@ from finetune_site.projects.access import SignedInRequest, get_project, has_role
 from finetune_site.projects.models import Role
 
 PREVIEW_ROWS = 10
-AGAIN = ("failed", "timed out", "refused")  # where a second try may end otherwise
 WRITTEN: dict[str, type[ConversationForm | PreferenceForm | TextForm]] = {
     "chat": ConversationForm,
     "preference": PreferenceForm,

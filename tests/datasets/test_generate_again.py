@@ -84,6 +84,7 @@ def test_only_what_failed_is_asked_for_again(generation, server, trainer, viewer
         "chunks": 3, "made": 3, "nothing": 0, "refused": 0, "failed": 0, "timed out": 0, "examples": 3
     }  # fmt: skip
     assert AuditEntry.objects.filter(verb="generated again for").count() == 2
+    assert "can be tried again" in client.post(url, {"outcome": "made"}, follow=True).content.decode()
     assert "No passage ended so" in client.post(url, {"outcome": "failed"}, follow=True).content.decode()
 
 
