@@ -117,8 +117,9 @@ def _document(row: Document) -> Hit:
 
 def _passage(row: Chunk, words: list[str]) -> Hit:
     place = f"{row.document.project} · {' › '.join(row.section)}".removesuffix(" · ")
-    page = f", page {row.page_start}" if row.page_start else ""
-    return Hit(f"{row.document}{page}", row.document.get_absolute_url(), place, _snippet(row.text, words))
+    page = f", {row.document.page_word} {row.page_start}" if row.page_start else ""
+    url = row.document.get_absolute_url() + (f"?only={row.page_start}" if row.page_start else "")
+    return Hit(f"{row.document}{page}", url, place, _snippet(row.text, words))
 
 
 def _example(row: Example, words: list[str]) -> Hit:

@@ -62,7 +62,9 @@ class Reading:
     def pages(self, count: int) -> range:
         """The pages to read of so many, from 1; `InputError` when there is none."""
         if self.first_page > count:
-            raise InputError(f"The file has {count} pages; page {self.first_page} is not among them.")
+            raise InputError(
+                f"The file has {count} page{'s' if count > 1 else ''}; page {self.first_page} is not among them."
+            )
         return range(self.first_page, min(self.last_page or count, count) + 1)
 
 

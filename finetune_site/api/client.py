@@ -43,7 +43,7 @@ class Site:
         self.http = httpx.Client(base_url=f"{url.rstrip('/')}/api/v1", headers=headers, timeout=TIMEOUT)
 
     def get(self, path: str, **query: Any) -> Any:
-        return self._ask("GET", path, params=query)
+        return self._ask("GET", path, params=query or None)  # an empty one would take the path's own away
 
     def every(self, path: str, **query: Any) -> Iterator[Any]:
         """The items of all pages of a list."""
@@ -192,7 +192,14 @@ def runs(site: Site, options: argparse.Namespace) -> bool:
 
 
 def upload(site: Site, options: argparse.Namespace) -> bool:
-    became = [entry for path in options.files for entry in site.upload(options.project, path)]
+    became: list[dict[str, Any]] = []
+    for path in options.files:  # one that is refused does not keep the others from being sent
+        try:
+            became += site.upload(options.project, path)
+        except Refused as error:
+            if len(options.files) == 1:
+                raise
+            became.append({"name": path.name, "document": None, "error": str(error)})
     for entry in became:
         if not entry["document"]:
             told.print(f"{entry['name']}: {entry['error'] or 'it was deleted since; upload it again'}")

@@ -7,6 +7,11 @@
     return element ? [document.querySelector(`[data-mark="${element.id}"]`), element] : [];
   };
 
+  // What is wrong with a correction is shown in its form.
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    if (event.detail.xhr.status === 422 && event.detail.target.matches("form.element")) event.detail.shouldSwap = true;
+  });
+
   function light(event, isLit) {
     for (const node of twin(event.target)) node?.classList.toggle("is-lit", isLit);
   }

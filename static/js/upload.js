@@ -95,7 +95,7 @@
   // A small file at once: sent twice, it is recognised by its content.
   async function whole(file, { item, bar }) {
     const body = () => { const filled = new FormData(); filled.append("files", file); return filled; };
-    const answer = await persist(() => ask("POST", form.action, body(), {}, (sent) => { bar.value = sent / file.size; }), item);
+    const answer = await persist(() => ask("POST", form.action, body(), {}, (sent) => { bar.value = sent / Math.max(file.size, 1); }), item);
     return answer.responseText;
   }
 

@@ -81,6 +81,7 @@ def test_from_a_document_to_a_run(finetune, workers, project, trainer, base, tmp
     assert (run["state"], run["config"]["epochs"]) == ("succeeded", 1)
     code, out, _ = finetune("get", f"/runs/{run['id']}")
     assert code == 0 and json.loads(out)["name"] == "From the terminal"
+    assert json.loads(finetune("get", "/jobs?state=failed")[1])["count"] == 0
     assert [json.loads(line)["name"] for line in finetune("datasets", project.pk)[1].splitlines()] == ["Pumps"]
 
 
@@ -98,3 +99,7 @@ def test_what_goes_wrong_is_said_and_has_its_exit_code(finetune, workers, projec
     code, _, said = finetune("upload", project.pk, broken)
     assert code == 1 and "broken.pdf: failed" in said
     assert Document.objects.get().job.error_text in " ".join(said.split())
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "whole.txt").write_text("The pump holds 4 litres of oil. It is an old pump.")
+    code, _, said = finetune("upload", project.pk, tmp_path / "empty.txt", tmp_path / "whole.txt")
+    assert code == 1 and "is empty" in said and Document.objects.filter(name="whole.txt").exists()
