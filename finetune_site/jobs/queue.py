@@ -71,7 +71,7 @@ _CLAIM = f"""
 update jobs_job set state = 'running', token = %s, attempt = attempt + 1, host = %s, pid = %s,
     pid_started = %s, held_slots = %s::smallint[],
     engine_pid = null, engine_started = null, not_before = null, counted_at = null, ends_at = null,
-    error_code = '', error_text = '',
+    error_code = '', error_text = '', message = '',
     lease_until = now() + %s * interval '1 second', started_at = now(), finished_at = null
 where state = 'queued' and id = (select waiting.id {_NEXT} for update of waiting skip locked)
 returning id

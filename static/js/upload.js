@@ -156,7 +156,19 @@
     for (const file of files) isFirst = (await send(file)) || isFirst;
     input.value = "";
     if (folder) folder.value = "";
-    if (isFirst) location.reload();
+    if (isFirst) await begin();
+  }
+
+  // The first documents of a project: their list comes into the page, and what was refused stays told beside it.
+  async function begin() {
+    const answer = await fetch(location.href).catch(() => null);
+    const page = new DOMParser().parseFromString(answer ? await answer.text() : "", "text/html");
+    const card = page.querySelector("[data-upload-rows]")?.closest(".card");
+    const empty = document.querySelector("[data-upload-empty]");
+    if (!card || !empty) { location.reload(); return; }
+    empty.replaceWith(card);
+    htmx.process(card);
+    document.dispatchEvent(new Event("live:inserted"));
   }
 
   // A folder that is dropped is walked; what lies in it comes one by one as if it had been chosen.

@@ -44,6 +44,7 @@ def test_three_files_are_dropped_and_what_is_left_out_stays_out(page, site, work
         "pump.md": "# The Orrin pump\n\nIt weighs 12 kg.\n\nIt was painted red by mistake.\n",
         "valve.md": "# The valve\n\nIt opens at 12 bar.\n",
         "parts.csv": "part,weight\nrotor,4 kg\n",
+        "nothing.txt": "",
     }
     dropped = page.evaluate_handle(
         """texts => {
@@ -55,7 +56,9 @@ def test_three_files_are_dropped_and_what_is_left_out_stays_out(page, site, work
     )
     page.dispatch_event("[data-drop]", "drop", {"dataTransfer": dropped})
     for name in texts:
-        expect(page.get_by_role("row").filter(has_text=name).get_by_text("done")).to_be_visible(timeout=300_000)
+        if texts[name]:
+            expect(page.get_by_role("row").filter(has_text=name).get_by_text("done")).to_be_visible(timeout=300_000)
+    expect(page.get_by_text("“nothing.txt” is empty")).to_be_visible()
     page.get_by_role("row").filter(has_text="pump.md").get_by_role("link", name="pump.md").click()
     wrong = page.locator(".element").filter(has_text="painted red by mistake")
     wrong.get_by_role("button", name="Leave out").click()
