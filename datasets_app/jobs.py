@@ -108,12 +108,12 @@ def generate(handle: Handle) -> None:
         if event["event"] == "started":
             done = event["done"]
             handle.progress(done, event["total"], unit="passages")
-            return
-        done += event["event"] == "chunk"
-        if event["event"] == "chunk" and time.monotonic() - taken_at > TAKE_OVER_SECONDS:
-            _take_over(handle, generation, folder)
-            handle.progress(done, unit="passages", message=f"{generation.examples.count()} examples so far")
-            taken_at = time.monotonic()
+        elif event["event"] == "chunk":
+            done += 1
+            if time.monotonic() - taken_at > TAKE_OVER_SECONDS:
+                _take_over(handle, generation, folder)
+                handle.progress(done, unit="passages", message=f"{generation.examples.count()} examples so far")
+                taken_at = time.monotonic()
 
     _run(handle, "generate", spec, folder, on_event, env=env)
     _take_over(handle, generation, folder)

@@ -68,6 +68,11 @@ class Generation(models.Model):
     def get_absolute_url(self) -> str:
         return reverse("generation", args=[self.pk])
 
+    @property
+    def outcome_counts(self) -> dict[str, int]:
+        """How many passages came to which outcome so far."""
+        return dict(self.outcomes.order_by("outcome").values_list("outcome").annotate(count=models.Count("pk")))
+
 
 class GenerationOutcome(models.Model):
     """What became of one passage. Every passage has one."""

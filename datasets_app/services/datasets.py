@@ -5,7 +5,7 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import connection, transaction
-from django.db.models import Count, Max
+from django.db.models import Max
 from django.urls import reverse
 
 from datasets_app.engine.spec import AGAIN, OUTCOMES
@@ -102,9 +102,9 @@ def generate_again(*, actor: User, generation: Generation, outcome: str) -> None
 
 def note_counts(generation: Generation) -> None:
     """Its outcomes and examples, counted anew."""
-    outcomes = generation.outcomes.order_by().values_list("outcome").annotate(count=Count("pk"))
-    counts = {**dict.fromkeys(OUTCOMES, 0), **dict(outcomes), "examples": generation.examples.count()}
-    Generation.objects.filter(pk=generation.pk).update(counts={"chunks": generation.outcomes.count(), **counts})
+    outcomes = {**dict.fromkeys(OUTCOMES, 0), **generation.outcome_counts}
+    counts = {"chunks": sum(outcomes.values()), **outcomes, "examples": generation.examples.count()}
+    Generation.objects.filter(pk=generation.pk).update(counts=counts)
 
 
 def _enqueue_generation(actor: User, generation: Generation) -> None:

@@ -272,7 +272,7 @@ def _generation_context(request: SignedInRequest, pk: int) -> dict[str, object]:
         "generation": found,
         "documents": found.documents.all(),
         "made": found.examples.count(),
-        "sums": outcomes.order_by().values("outcome").annotate(count=Count("pk")).order_by("outcome"),
+        "sums": found.outcome_counts,
         "may_again": found.generator == "llm"
         and bool(found.job and found.job.is_finished)
         and has_role(request.user, found.dataset.project, Role.TRAINER),

@@ -212,10 +212,9 @@ def generate(request: TokenRequest, pk: Key, body: GenerateIn) -> Status[Any]:
 def generation_read(request: TokenRequest, pk: Key) -> Any:
     """One making of examples: how many passages came to which outcome so far."""
     found = fetch(request, access.get_generation, pk)
-    outcomes = dict(found.outcomes.order_by().values_list("outcome").annotate(count=Count("pk")))
     return GenerationOut(
         id=found.pk, dataset_id=found.dataset_id, generator=found.generator, job_id=found.job_id,
-        examples=found.examples.count(), outcomes=outcomes,
+        examples=found.examples.count(), outcomes=found.outcome_counts,
     )  # fmt: skip
 
 
