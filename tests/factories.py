@@ -1,11 +1,13 @@
 """Makers of rows that many tests need, and a way to run a job here and now through the real runner."""
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable
 
 from django.contrib.auth.models import User
+from django.http import HttpResponse
 
 from finetune_site.jobs import queue
 from finetune_site.jobs.models import Job, JobState
@@ -17,6 +19,11 @@ PASSWORD = "a-password-for-tests"
 
 def make_user(name: str) -> User:
     return User.objects.create_user(name, f"{name}@example.org", PASSWORD)
+
+
+def words(response: HttpResponse) -> str:
+    """What a person reads on a page, in one line."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", response.content.decode()))
 
 
 def claim(job: Job) -> Job:

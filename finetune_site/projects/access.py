@@ -7,6 +7,7 @@ from django.contrib.auth.models import AnonymousUser, User
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
+from django_htmx.middleware import HtmxDetails
 
 from finetune_site.projects.models import Membership, Project, Role
 
@@ -15,6 +16,7 @@ class SignedInRequest(HttpRequest):
     """What every view receives: the middleware lets nobody through who is not signed in."""
 
     user: User
+    htmx: HtmxDetails
 
 
 def get_project(user: User | AnonymousUser, pk: int, *, role: Role = Role.VIEWER) -> Project:

@@ -75,7 +75,7 @@ class TrailForm(StyledMixin, forms.Form):
 
 class InviteForm(StyledMixin, forms.Form):
     email = forms.EmailField(
-        label="E-mail or user's e-mail",
+        label="E-mail address",
         help_text="Whoever has the link may join; the address tells you whom it was for.",
     )
     role = forms.ChoiceField(choices=Role.choices)

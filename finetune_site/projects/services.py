@@ -77,6 +77,15 @@ def delete_project(*, actor: User, project: Project) -> None:
 
 
 @transaction.atomic
+def add_member(*, actor: User, project: Project, user: User, role: Role) -> Membership:
+    """Make `user` a member. Whoever is one already keeps the role: it is changed with `set_role`, knowingly."""
+    Project.objects.select_for_update().get(pk=project.pk)
+    if here := Membership.objects.filter(project=project, user=user).first():
+        raise ProjectError(f"{user} is already a member, as {here.role}. Change the role in the list of members.")
+    return set_role(actor=actor, project=project, user=user, role=role)
+
+
+@transaction.atomic
 def set_role(*, actor: User, project: Project, user: User, role: Role) -> Membership:
     """Make `user` a member with `role`, or change the role. The last owner stays one."""
     Project.objects.select_for_update().get(pk=project.pk)
@@ -116,6 +125,18 @@ def invite(*, actor: User, project: Project, email: str, role: Role) -> tuple[In
     return invitation, token
 
 
+@transaction.atomic
+def take_back_invitation(*, actor: User, invitation: Invitation) -> None:
+    """Make the link of an invitation worthless. One that somebody followed meanwhile is a membership: remove that."""
+    here = Invitation.objects.select_for_update().filter(pk=invitation.pk).first()
+    if here is None:
+        return
+    if here.accepted_at:
+        raise ProjectError(f"The invitation of {here.email} was just accepted. Remove the member instead.")
+    audit(here.project, actor, "took back the invitation of", here.email, before=here.role)
+    here.delete()
+
+
 def mail_invitation(invitation: Invitation, link: str) -> None:
     """Send the link to whom it is for. `OSError` when the mail server does not take it."""
     text = (
@@ -137,7 +158,7 @@ def accept_invitation(*, user: User, invitation: Invitation) -> Membership:
     """Make `user` a member as invited; a role already held is never lowered. Each invitation works once."""
     taken = Invitation.objects.filter(pk=invitation.pk, accepted_at=None).update(accepted_at=timezone.now())
     if not taken:
-        raise ProjectError("This invitation was already used. Ask an owner of the project for another.")
+        raise ProjectError("This invitation was used or taken back. Ask an owner of the project for another.")
     membership, created = Membership.objects.get_or_create(
         project=invitation.project, user=user, defaults={"role": invitation.role}
     )

@@ -11,6 +11,11 @@ urlpatterns = [
     path("projects/<int:pk>/members/invite", views.member_invite, name="member_invite"),
     path("projects/<int:pk>/members/<int:member>/role", views.member_role, name="member_role"),
     path("projects/<int:pk>/members/<int:member>/remove", views.member_remove, name="member_remove"),
+    path(
+        "projects/<int:pk>/invitations/<int:invitation>/take-back",
+        views.invitation_take_back,
+        name="invitation_take_back",
+    ),
     path("projects/<int:pk>/trail/", views.audit_list, name="audit_list"),
     re_path(r"^projects/(?P<pk>\d+)/trail\.(?P<format>csv|jsonl)$", views.audit_export, name="audit_export"),
 ]

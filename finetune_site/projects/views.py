@@ -15,7 +15,7 @@ from finetune_site.downloads import send_pieces
 from finetune_site.projects import services, trail
 from finetune_site.projects.access import SignedInRequest, get_project, role_of
 from finetune_site.projects.forms import AddMemberForm, InviteForm, ProjectForm, RoleForm, TrailForm
-from finetune_site.projects.models import AuditQuerySet, Membership, Project, Role
+from finetune_site.projects.models import AuditQuerySet, Invitation, Membership, Project, Role
 
 logger = logging.getLogger(__name__)
 
@@ -57,21 +57,30 @@ def member_list(request: SignedInRequest, pk: int) -> HttpResponse:
     return render(request, "projects/member_list.html", _member_context(request, project))
 
 
-@require_POST
+@require_http_methods(["GET", "POST"])
 def member_add(request: SignedInRequest, pk: int) -> HttpResponse:
     project = get_project(request.user, pk, role=Role.OWNER)
-    form = AddMemberForm(request.POST)
+    if request.method != "POST":  # the address of a page that was sent back, opened again
+        return redirect("member_list", pk)
+    form = AddMemberForm(request.POST, auto_id="add_%s")
     if not form.is_valid():
         return render(request, "projects/member_list.html", _member_context(request, project, add_form=form))
     user, role = form.cleaned_data["username"], Role(form.cleaned_data["role"])
-    return _change(request, pk, lambda: services.set_role(actor=request.user, project=project, user=user, role=role))
+    return _change(
+        request,
+        pk,
+        lambda: services.add_member(actor=request.user, project=project, user=user, role=role),
+        said=f"{user} is now a member, as {role}.",
+    )
 
 
-@require_POST
+@require_http_methods(["GET", "POST"])
 def member_invite(request: SignedInRequest, pk: int) -> HttpResponse:
     """Make an invitation and show its link, once; mail it too where the site can."""
     project = get_project(request.user, pk, role=Role.OWNER)
-    form = InviteForm(request.POST)
+    if request.method != "POST":
+        return redirect("member_list", pk)
+    form = InviteForm(request.POST, auto_id="invite_%s")
     link = ""
     if form.is_valid():
         role = Role(form.cleaned_data["role"])
@@ -85,9 +94,21 @@ def member_invite(request: SignedInRequest, pk: int) -> HttpResponse:
             except OSError:
                 logger.warning("an invitation could not be mailed", exc_info=True)
                 messages.warning(request, "The mail could not be sent now. Pass the link on yourself.")
-        form = InviteForm()
+        form = InviteForm(auto_id="invite_%s")
     context = _member_context(request, project, invite_form=form)
     return render(request, "projects/member_list.html", {**context, "link": link})
+
+
+@require_POST
+def invitation_take_back(request: SignedInRequest, pk: int, invitation: int) -> HttpResponse:
+    project = get_project(request.user, pk, role=Role.OWNER)
+    found = get_object_or_404(Invitation, pk=invitation, project=project)
+    return _change(
+        request,
+        pk,
+        lambda: services.take_back_invitation(actor=request.user, invitation=found),
+        said=f"The invitation of {found.email} is taken back; its link opens nothing any more.",
+    )
 
 
 @require_POST
@@ -99,14 +120,24 @@ def member_role(request: SignedInRequest, pk: int, member: int) -> HttpResponse:
         messages.error(request, "Choose one of the four roles.")
         return redirect("member_list", pk)
     user, role = membership.user, Role(form.cleaned_data["role"])
-    return _change(request, pk, lambda: services.set_role(actor=request.user, project=project, user=user, role=role))
+    return _change(
+        request,
+        pk,
+        lambda: services.set_role(actor=request.user, project=project, user=user, role=role),
+        said=f"{user} is now {role} here.",
+    )
 
 
 @require_POST
 def member_remove(request: SignedInRequest, pk: int, member: int) -> HttpResponse:
     project = get_project(request.user, pk, role=Role.OWNER)
     membership = get_object_or_404(Membership, pk=member, project=project)
-    return _change(request, pk, lambda: services.remove_member(actor=request.user, membership=membership))
+    return _change(
+        request,
+        pk,
+        lambda: services.remove_member(actor=request.user, membership=membership),
+        said=f"{membership.user} is no longer a member.",
+    )
 
 
 @require_GET
@@ -133,9 +164,10 @@ def _trail(project: Project, form: TrailForm) -> AuditQuerySet:
     return entries.matching(**form.cleaned_data) if form.is_valid() else entries.none()
 
 
-def _change(request: SignedInRequest, project: int, change: Callable[[], object]) -> HttpResponse:
+def _change(request: SignedInRequest, project: int, change: Callable[[], object], *, said: str) -> HttpResponse:
     try:
         change()
+        messages.success(request, said)
     except services.ProjectError as error:
         messages.error(request, str(error))
     return redirect("member_list", project)
@@ -148,14 +180,15 @@ def _member_context(
     add_form: AddMemberForm | None = None,
     invite_form: InviteForm | None = None,
 ) -> dict[str, object]:
+    is_owner = role_of(request.user, project) == Role.OWNER
     return {
         "project": project,
         "section": "members",
         "invitation_days": services.INVITATION_DAYS,
         "memberships": project.memberships.select_related("user"),
-        "invitations": [invitation for invitation in project.invitations.all() if invitation.is_open()],
+        "invitations": [each for each in project.invitations.all() if each.is_open()] if is_owner else [],
         "roles": Role.choices,
-        "is_owner": role_of(request.user, project) == Role.OWNER,
+        "is_owner": is_owner,
         "add_form": add_form or AddMemberForm(auto_id="add_%s"),
         "invite_form": invite_form or InviteForm(auto_id="invite_%s"),
     }

@@ -89,6 +89,7 @@ TABLE: dict[str, Row] = {
     "member_list": Row(VIEWER, of="project"),
     "member_add": Row(OWNER, "post", of="project"),
     "member_invite": Row(OWNER, "post", of="project"),
+    "invitation_take_back": Row(OWNER, "post", of="invitation"),
     "member_role": Row(OWNER, "post", of="membership"),
     "member_remove": Row(OWNER, "post", of="membership"),
     "audit_list": Row(VIEWER, of="project"),
@@ -301,7 +302,7 @@ def things(project, owner, settings, bundled):
     )
 
     job = jobs.enqueue(project=project, owner=owner, kind="datasets.seal", label="a label")
-    _, token = invite(actor=owner, project=project, email="new@example.org", role=Role.VIEWER)
+    invitation, token = invite(actor=owner, project=project, email="new@example.org", role=Role.VIEWER)
     membership = project.memberships.get(user__username="reviewer")
     document = Document.objects.create(
         project=project, name="a.txt", sha256="0" * 64, size=1, media_type="text/plain", uploaded_by=owner
@@ -381,6 +382,7 @@ def things(project, owner, settings, bundled):
         "provider": {"provider_id": "organisation"},
         "rest": {"rest": "v1/nothing"},
         "membership": {"pk": project.pk, "member": membership.pk},
+        "invitation": {"pk": project.pk, "invitation": invitation.pk},
         "in project": {"project": project.pk},
         "upload": {"key": arriving.pk},
         "page": {"pk": drawn.pk, "number": 1},

@@ -21,7 +21,7 @@ from finetune_site.accounts.models import Profile
 from finetune_site.api.services import make_token
 from finetune_site.projects.models import AuditEntry, Invitation, Membership, Role
 from finetune_site.projects.services import invite
-from tests.factories import PASSWORD
+from tests.factories import PASSWORD, words
 
 pytestmark = pytest.mark.django_db
 NEW = {
@@ -60,10 +60,6 @@ def who(client) -> str:
 def code_for(secret: str) -> str:
     counter = next(iter(yield_hotp_counters_from_time()))
     return format_hotp_value(hotp_value(secret, counter))
-
-
-def words(response) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", response.content.decode()))
 
 
 def test_one_signs_in_by_name_or_address_and_comes_to_where_one_was_going(client, viewer, project):
