@@ -9,7 +9,7 @@ from datasets_app.engine import facts
 from datasets_app.engine.chunks import Chunk
 from datasets_app.engine.elements import Element
 
-NAME, VERSION = "extractive", "extractive-1"
+NAME, VERSION = "extractive", "extractive-2"
 
 
 def rows_of(

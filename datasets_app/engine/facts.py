@@ -13,10 +13,30 @@ from datasets_app.engine import wordings
 from datasets_app.engine.elements import Element
 from datasets_app.engine.tables import cells
 
+PAIRS, HEADED, COLUMNS, UNSURE = "pairs", "headed", "columns", "unsure"
 MAX_LABEL, MAX_VALUE, MAX_ANSWER = 60, 80, 400
 _GENERIC_HEADS = {
     "property", "value", "fact", "item", "description", "parameter", "specification", "name", "data", "feature",
     "characteristic", "detail", "details", "option", "field", "key", "attribute", "",
+}  # fmt: skip
+# What is measured or told of things: as the head of a second column it names what the cells below are.
+_ATTRIBUTES = {
+    "age", "amount", "area", "availability", "capacity", "class", "code", "colour", "color", "consumption",
+    "content", "cost", "current", "date", "depth", "diameter", "dimensions", "distance", "duration",
+    "efficiency", "effect", "energy", "flow", "format", "frequency", "function", "grade", "height", "interval",
+    "length", "level", "limit", "location", "manufacturer", "mass", "material", "meaning", "method", "number",
+    "output", "owner", "percentage", "period", "population", "position", "power", "pressure", "price",
+    "purpose", "quantity", "range", "rate", "rating", "reach", "resistance", "result", "salary", "score",
+    "share", "size", "speed", "standard", "state", "status", "strength", "supplier", "temperature", "thickness",
+    "time", "tolerance", "torque", "type", "unit", "usage", "version", "voltage", "volume", "weight", "width",
+    "year", "remedy", "cause", "action",
+}  # fmt: skip
+# Of which things a table tells: as the head of a first column.
+_THINGS = {
+    "abbreviation", "alarm", "city", "class", "component", "country", "customer", "department", "device",
+    "error", "fault", "ingredient", "machine", "message", "month", "part", "person", "phase", "product",
+    "project", "region", "role", "sensor", "setting", "software", "step", "symptom", "system", "task", "term",
+    "tool", "unit", "variant",
 }  # fmt: skip
 _GENERIC_TITLES = re.compile(
     r"^(specifications?|technical data|data sheet|overview|introduction|general|properties|faults?|summary|contents|"
@@ -77,14 +97,41 @@ def _table(element: Element, heading: str, count: int) -> Iterator[Fact]:
         return
     head, body = rows[0], rows[1:]
     if len(head) == 2:
-        is_head = head[0].lower() in _GENERIC_HEADS or head[1].lower() in _GENERIC_HEADS
-        for label, value in body if is_head else rows:
+        shape = _shape(rows)
+        for label, value in {PAIRS: rows, HEADED: body}.get(shape, []):
             yield from _value(element, heading, label, value, f"{label} | {value}", count)
+        for thing, value in body if shape == COLUMNS else []:
+            if _is_name(thing):
+                yield from _value(element, thing, head[1], value, f"{thing} | {value}", count)
     elif all(head) and 2 < len(head) <= 8:
         for row in body:
             for name, value in zip(head[1:], row[1:], strict=True):
                 if _is_name(row[0]):
                     yield from _value(element, row[0], name, value, " | ".join(row), count)
+
+
+def _shape(rows: list[list[str]]) -> str:
+    """What a table of two columns is: label and value from its first row on, or below a head that says so, or things
+    and what its head tells of them; `UNSURE` where the first row may be either."""
+    head, body = rows[0], rows[1:]
+    if head[0].lower() in _GENERIC_HEADS or head[1].lower() in _GENERIC_HEADS:
+        return HEADED
+    if re.search(r"\d", head[1]):
+        return PAIRS
+    if any(_noun(label) in _ATTRIBUTES for label, _ in body):
+        return PAIRS
+    if _noun(head[1]) in _ATTRIBUTES or _noun(head[0]) in _THINGS:
+        return COLUMNS
+    if len(body) < 2 or _noun(head[0]) in _ATTRIBUTES:
+        return PAIRS
+    return UNSURE if all(re.search(r"\d", value) for _, value in body) else PAIRS
+
+
+def _noun(label: str) -> str:
+    """The word that a label is about: “weight” of “Max. weight (kg)”, “part” of “Parts”."""
+    words = re.sub(r"\(.*?\)|\[.*?\]|[,:/].*", " ", label).split()
+    word = words[-1].lower() if words else ""
+    return word[:-1] if word.endswith("s") and not word.endswith("ss") and word[:-1] in _ATTRIBUTES | _THINGS else word
 
 
 def _value(element: Element, subject: str, label: str, value: str, quote: str, count: int) -> Iterator[Fact]:

@@ -52,6 +52,7 @@ ACCEPTED = (
     "e-mails (EML, MSG), CSV, TSV, JSON, XML, Markdown, reStructuredText, Org, plain text, or scans (PNG, JPEG, TIFF)"
 )
 
+MAX_CHARACTERS, BYTES_A_CHARACTER = 5_000_000, 4  # of one file; a text of so many bytes cannot have fewer
 _HEAD_BYTES = 65_536
 _FOREIGN = (
     (b"MZ", "a Windows program"),
@@ -108,6 +109,15 @@ def sniff(path: Path, filename: str) -> str:
         if head.startswith(magic):
             raise InputError(f"“{filename}” is {what}. Documents may be {ACCEPTED}.")
     return _text_type(head, filename)
+
+
+def check_text_size(kind: str, size: int, max_characters: int = MAX_CHARACTERS) -> None:
+    """`InputError` for a file of `size` bytes that is text and surely more than is read of one."""
+    if kind in TEXTS and size > BYTES_A_CHARACTER * max_characters:
+        raise InputError(
+            f"The file has {size / 1e6:.0f} MB of text; at most {max_characters / 1e6:.0f} million characters are read "
+            "from one file. Split it into parts."
+        )
 
 
 def is_plain_archive(path: Path) -> bool:

@@ -104,11 +104,7 @@ def check(kind: str, path: Path, spec: ParseSpec, reading: Reading) -> int:
         return pictures.count(path, reading)
     if kind in media_type.ARCHIVES:
         _check_archive(spec, path)
-    elif kind in media_type.TEXTS and path.stat().st_size > 4 * spec.max_characters:
-        raise InputError(
-            f"The file has {path.stat().st_size / 1e6:.0f} MB of text; at most {spec.max_characters / 1e6:.0f} million "
-            "characters are read from one file. Split it into parts."
-        )
+    media_type.check_text_size(kind, path.stat().st_size, spec.max_characters)
     return 0
 
 

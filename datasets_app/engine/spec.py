@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from datasets_app.engine.media_type import MAX_CHARACTERS
 from finetune_site.lib.channel import InputError
 
 KEY_VARIABLE = "FINETUNE_LLM_API_KEY"  # under which an engine finds the key of its model server
@@ -81,7 +82,7 @@ class ParseSpec:
     max_pages: int = 2000
     max_elements: int = 60_000
     max_element_chars: int = 20_000
-    max_characters: int = 5_000_000
+    max_characters: int = MAX_CHARACTERS
     max_uncompressed_bytes: int = 300_000_000
     max_archive_ratio: int = 200
     max_archive_members: int = 5000

@@ -112,6 +112,11 @@ class Document(models.Model):
         return bool(self.job and not self.job.is_finished)
 
     @property
+    def keeps_earlier_text(self) -> bool:
+        """Whether its last reading came to nothing and what was read before is still there."""
+        return bool(self.parsed_at and self.job and self.job.state in (JobState.FAILED, JobState.CANCELLED))
+
+    @property
     def path(self) -> Path:
         """Where the content lies."""
         return Path(settings.MEDIA_ROOT) / "documents" / self.sha256[:2] / self.sha256

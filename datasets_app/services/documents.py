@@ -17,7 +17,7 @@ from django.db import transaction
 from django.urls import reverse
 from django.utils import timezone
 
-from datasets_app.engine import media_type
+from datasets_app.engine import media_type, ocr
 from datasets_app.engine.spec import Reading
 from datasets_app.models import Document, ReadingDefault
 from datasets_app.services.storage import Arrival, TooLargeError, arriving, lock_content
@@ -67,7 +67,7 @@ def upload_document(*, actor: User, project: Project, name: str, blocks: Iterabl
     """Keep a file under its hash, then its row and the job that parses it. `DocumentError` for what is no document."""
     name = plain_name(name)
     with _taking(project, name, blocks) as arrival:
-        return _keep(actor, project, name, arrival, media_type.sniff(arrival.aside, name))
+        return _keep(actor, project, name, arrival, _kind(arrival, name))
 
 
 def upload(*, actor: User, project: Project, name: str, blocks: Iterable[bytes]) -> list[Received]:
@@ -77,7 +77,7 @@ def upload(*, actor: User, project: Project, name: str, blocks: Iterable[bytes])
         with _taking(project, name, blocks) as arrival:
             if media_type.is_plain_archive(arrival.aside):
                 return list(_unpack(actor, project, name, arrival.aside))
-            done = _keep(actor, project, name, arrival, media_type.sniff(arrival.aside, name))
+            done = _keep(actor, project, name, arrival, _kind(arrival, name))
             return [Received(name, done.document, is_new=done.is_new)]
     except DocumentError as error:
         return [Received(name, error=str(error), may_pass=isinstance(error, PassingError))]
@@ -150,6 +150,8 @@ def parse_again(*, actor: User, document: Document, reading: Reading | None = No
     locked = Document.objects.select_for_update().get(pk=document.pk)
     if locked.is_busy:
         raise DocumentError("The document is being parsed already. Wait for it, or stop the job.")
+    if told := reading_refusal(locked, reading or locked.reading_settings):
+        raise DocumentError(told)
     before = locked.reading
     if reading is not None:
         locked.reading = chosen(reading)
@@ -176,6 +178,22 @@ def set_reading_default(*, actor: User, project: Project, reading: Reading) -> N
     before, default.reading = default.reading, chosen(reading)
     default.save()
     audit(project, actor, "set how documents are read", project, before=before, after=default.reading)
+
+
+def reading_refusal(document: Document, reading: Reading) -> str:
+    """Why the document surely cannot be read like this, as far as it can be known here; empty when it can be tried."""
+    if not document.has_pictures:
+        return ""
+    if reading.strategy == "layout" and document.media_type == media_type.PDF and not settings.LAYOUT_MODEL:
+        return "To read PDFs by their look needs a layout model, which the operator has not set. Choose another way."
+    try:
+        if document.pages:  # once it was read
+            reading.pages(document.pages)
+        if reading.strategy != "text" and ocr.languages():  # else it is read elsewhere, where they may be installed
+            ocr.check(reading.languages)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def chosen(reading: Reading) -> dict[str, Any]:
@@ -245,6 +263,13 @@ def _forget(digest: str, path: Path, pictures: Path) -> None:
             bucket.remove(path)
         except BucketError as error:  # `manage.py purge` finds it later
             logger.warning("document file %s stays in the bucket: %s", digest, error)
+
+
+def _kind(arrival: Arrival, name: str) -> str:
+    """What it is; `InputError` for what is no document, or surely more text than is read of one."""
+    kind = media_type.sniff(arrival.aside, name)
+    media_type.check_text_size(kind, arrival.size)
+    return kind
 
 
 @transaction.atomic

@@ -5,6 +5,7 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.vary import vary_on_headers
 
 from datasets_app.access import get_document
 from datasets_app.forms import ElementForm
@@ -19,6 +20,7 @@ MAX_NUMBER = 2**31 - 1  # what the database takes
 
 
 @require_GET
+@vary_on_headers("HX-Request")
 def element(request: SignedInRequest, pk: int, index: int) -> HttpResponse:
     """The form that corrects one piece; a part of the page where its script asks."""
     document = get_document(request.user, pk, role=Role.TRAINER)
@@ -46,7 +48,7 @@ def element_act(request: SignedInRequest, pk: str, index: str, act: str) -> Http
             found = services.leave_element_out(actor=request.user, document=document, index=found.index, is_out=is_out)
     except DocumentError as error:
         messages.error(request, str(error))
-    if request.headers.get("HX-Request"):
+    if request.htmx:
         context = {"document": document, "element": shown(found, document), "may_parse": True}
         return render(request, "datasets/element.html", context)
     return redirect(_place(document, found))
@@ -104,5 +106,5 @@ def _form(
         "element": found,
         "form": form,
     }
-    part = "#form" if request.headers.get("HX-Request") else ""
+    part = "#form" if request.htmx else ""
     return render(request, f"datasets/element_form.html{part}", context, status=status)

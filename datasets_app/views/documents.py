@@ -8,6 +8,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from datasets_app.access import get_document
+from datasets_app.engine import media_type
 from datasets_app.engine.tables import cells
 from datasets_app.forms import DocumentFilterForm
 from datasets_app.models import Document, Element
@@ -37,6 +38,7 @@ def document_list(request: SignedInRequest, project: int) -> HttpResponse:
         "page": Paginator(documents, 50).get_page(request.GET.get("page")),
         "may_upload": has_role(request.user, of, Role.TRAINER),
         "max_mb": settings.UPLOAD_MAX_BYTES // 2**20,
+        "max_characters": media_type.MAX_CHARACTERS // 10**6,
         "max_files": settings.UPLOAD_MAX_FILES,
         "part_bytes": uploads.PART_BYTES,
     }

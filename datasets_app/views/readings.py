@@ -32,6 +32,8 @@ def document_reading(request: SignedInRequest, pk: int) -> HttpResponse:
     document = get_document(request.user, pk, role=Role.TRAINER)
     form = ReadingForm(request.POST or None, initial=ReadingForm.initial_of(document.reading_settings))
     context: dict[str, Any] = {"document": document, "project": document.project, "section": "documents", "form": form}
+    if form.is_valid() and (told := services.reading_refusal(document, form.reading)):
+        form.add_error(None, told)
     if request.method == "POST" and form.is_valid():
         reading = form.reading
         act = request.POST.get("act")
@@ -49,7 +51,7 @@ def document_reading(request: SignedInRequest, pk: int) -> HttpResponse:
             return redirect(document)
     reading = form.reading if form.is_bound and form.is_valid() else document.reading_settings
     context |= _preview(document, reading)
-    if request.headers.get("HX-Request"):
+    if request.method == "POST" and request.htmx:
         return render(request, "datasets/reading.html#preview", context)
     return render(request, "datasets/reading.html", context, status=422 if form.is_bound and form.errors else 200)
 
@@ -90,6 +92,11 @@ def _preview(document: Document, reading: Reading) -> dict[str, Any]:
         "longest": sizes[-1] if sizes else 0,
         "beyond": sum(size > reading.passage_size for size in sizes),
         "now": document.chunks.count(),
+        "reads_otherwise": any(
+            value != getattr(document.reading_settings, name)
+            for name, value in vars(reading).items()
+            if name not in services.CUTTING
+        ),
     }
 
 

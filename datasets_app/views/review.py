@@ -158,7 +158,7 @@ def _next(request: SignedInRequest, dataset: int, *, after: int = 0, show: int =
     """The review page at its next example: the card alone for htmx, the whole page for a plain form."""
     place = {"after": after} if after else {"show": show} if show else {}
     query = urlencode({**{name: request.POST[name] for name in FILTERS if request.POST.get(name)}, **place})
-    if request.headers.get("HX-Request"):
+    if request.htmx:
         request.GET = QueryDict(query)  # the card is that of the next address
         return render(request, "datasets/review.html#card", _review_context(request, dataset))
     return redirect(f"{reverse('review', args=[dataset])}?{query}")

@@ -6,10 +6,10 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from datasets_app.models import Document
+from datasets_app.models import Document, ReadingDefault
 from datasets_app.services import documents
 from finetune_site.jobs.models import Job
-from tests.factories import run_all
+from tests.factories import run_all, words
 
 pytestmark = pytest.mark.django_db
 
@@ -109,3 +109,54 @@ def test_a_sheet_is_called_so(project, trainer, viewer, client_of, tmp_path):
     page = page_of(client_of(viewer), Document.objects.get(pk=made.pk))
     assert "Excel workbook" in page and "2 sheets" in page and "sheet 2" in page and "data-mark" not in page
     assert "Spare" not in page_of(client_of(viewer), made, only=1)
+
+
+def reading_form(**changed):
+    usual = {"strategy": "auto", "languages": "eng", "first_page": 1, "last_page": 0, "finds_tables": "on"}
+    return {**usual, "cut": "section", "overlap": 0, "passage_size": 1800, **changed}
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"first_page": 99}, "page 99 is not among them"),
+        ({"languages": "xx"}, "but not xx"),
+        ({"strategy": "layout"}, "needs a layout model"),
+    ],
+)
+def test_what_surely_cannot_be_read_is_told_before_it_is_tried(manual, trainer, client_of, changed, told):
+    client, url = client_of(trainer), reverse("document_reading", args=[manual.pk])
+    sent = reading_form(**changed)
+    part = client.post(url, {**sent, "act": "preview"}, headers={"HX-Request": "true"})
+    assert told in words(part) and "<html" not in part.content.decode()
+    page = client.post(url, {**sent, "act": "read", "is_default": "on"})
+    assert page.status_code == 422 and told in words(page)
+    manual.refresh_from_db()
+    assert manual.reading == {} and not manual.is_busy and not ReadingDefault.objects.exists()
+    assert client.post(url, reading_form(act="read", first_page=2)).url == manual.get_absolute_url()
+
+
+def test_a_preview_says_what_only_another_reading_will_show(manual, trainer, client_of):
+    client, url = client_of(trainer), reverse("document_reading", args=[manual.pk])
+    asks = {"headers": {"HX-Request": "true"}}
+    told = "These are cut from what was read last."
+    assert told in words(client.post(url, reading_form(act="preview", strategy="ocr"), **asks))
+    assert told not in words(client.post(url, reading_form(act="preview", passage_size=900), **asks))
+
+
+def test_what_was_read_stays_in_use_when_another_reading_fails(manual, trainer, viewer, client_of):
+    documents.parse_again(actor=trainer, document=manual)
+    manual.path.write_bytes(b"%PDF-1.7 damaged")
+    run_all()
+    manual.refresh_from_db()
+    assert manual.job.state == "failed" and manual.elements.exists()
+    client = client_of(viewer)
+    assert "stays in use. Change how it is read" in words(client.get(manual.get_absolute_url()))
+    assert "What was read before stays in use." in words(client.get(reverse("document_row", args=[manual.pk])))
+
+
+def test_more_text_than_is_read_of_a_file_is_refused_before_it_is_a_document(project, trainer, client_of):
+    assert "at most 5 million characters" in words(client_of(trainer).get(reverse("document_list", args=[project.pk])))
+    with pytest.raises(documents.DocumentError, match=r"has 21 MB of text; at most 5 million characters"):
+        documents.upload_document(actor=trainer, project=project, name="log.txt", blocks=[b"a line\n" * 3_000_000])
+    assert not Document.objects.exists()

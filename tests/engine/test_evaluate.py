@@ -92,6 +92,43 @@ def test_base_and_tuned_answer_every_question(run_folder: Path, lesson_fields: d
     assert result["tuned_validation_loss"] != result["base_validation_loss"] > 0
 
 
+def test_a_stopped_evaluation_goes_on_and_ends_as_one_that_was_not(
+    run_folder: Path, lesson_fields: dict[str, Any], tmp_path: Path
+) -> None:
+    fields = {name: lesson_fields[name] for name in ("data_path", "data_sha256", "base_dir", "threads")}
+    spec = {"task": "evaluate", **fields, "run_dir": str(run_folder), "method": "lora", "max_new_tokens": 6}
+    spec |= {"batch_rows": 4}
+    whole = run_engine(tmp_path / "whole", {**spec, "out_dir": str(tmp_path / "whole/out")})
+    assert whole.code == 0, whole.log
+    out = tmp_path / "out"
+    out.mkdir()
+    lines = (tmp_path / "whole/out/answers.jsonl").read_text().splitlines()
+    # As a kill leaves it in the midst of the tuned model's second batch: the base is done, a line is torn.
+    lines[0] = lines[0].replace(str(tmp_path / "whole/out"), str(out))
+    kept = next(number for number, line in enumerate(lines) if '"figures"' in line) + 2
+    (out / "answers.jsonl").write_text("\n".join([*lines[:kept], lines[kept][:20]]))
+    again = run_engine(tmp_path / "again", {**spec, "out_dir": str(out)})
+    assert again.code == 0, again.log
+    assert again.of("started")[0]["done"] == 16 + 4
+    assert [event["done"] for event in again.of("progress")] == [24, 28, 32]
+    without_time = [[{**row, "at": 0} for row in finished.of("row")] for finished in (whole, again)]
+    assert without_time[0] == without_time[1]
+    assert (out / "result.json").read_bytes() == (tmp_path / "whole/out/result.json").read_bytes()
+
+
+def test_answers_to_other_questions_are_not_taken_over(
+    run_folder: Path, lesson_fields: dict[str, Any], tmp_path: Path
+) -> None:
+    fields = {name: lesson_fields[name] for name in ("data_path", "data_sha256", "base_dir", "threads")}
+    places = {"run_dir": str(run_folder), "out_dir": str(tmp_path / "out"), "method": "lora"}
+    for number, most in enumerate((1, 2)):
+        spec = {"task": "evaluate", **fields, **places, "max_new_tokens": 2, "max_rows": most, "general": False}
+        finished = run_engine(tmp_path / str(number), spec)
+        assert finished.code == 0, finished.log
+        assert finished.of("started")[0]["done"] == 0
+    assert len(finished.of("row")) == 4
+
+
 def test_a_run_without_a_model_is_refused(lesson_fields: dict[str, Any], tmp_path: Path) -> None:
     fields = {name: lesson_fields[name] for name in ("data_path", "data_sha256", "base_dir")}
     places = {"run_dir": str(tmp_path), "out_dir": str(tmp_path / "out")}

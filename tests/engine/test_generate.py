@@ -92,6 +92,31 @@ def test_garbage_in_a_table_makes_no_fact(label, value):
     assert list(facts.find([element], "manual", 6)) == []
 
 
+def facts_of(*rows):
+    """What is found in a table of these rows: key, and one of its questions."""
+    html = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    text = "\n".join(" | ".join(row) for row in rows)
+    element = Element(0, "table", text, 1, None, ["Weights"], f"<table>{html}</table>")
+    return {fact.key: fact.questions["what-is"] for fact in facts.find([element], "manual", 20)}
+
+
+def test_a_table_of_things_is_not_taken_for_labels_and_values():
+    assert facts_of(("Part", "Weight"), ("Rotor", "34 kg"), ("Housing", "61 kg")) == {
+        "34 kg": "What is the weight given under “Rotor”?",
+        "61 kg": "What is the weight given under “Housing”?",
+    }
+    assert set(facts_of(("Symptom", "Remedy"), ("It does not start", "Charge it"))) == {"Charge it"}
+
+
+def test_a_table_without_a_head_is_read_from_its_first_row():
+    assert set(facts_of(("Type", "pump"), ("Weight", "34 kg"), ("Length", "2 m"))) == {"pump", "34 kg", "2 m"}
+    assert set(facts_of(("Model", "KX 200"), ("Brand", "Ostrander"))) == {"KX 200", "Ostrander"}
+
+
+def test_a_table_whose_first_row_may_be_either_makes_no_fact():
+    assert facts_of(("Assembly", "Mass budget"), ("Rotor", "34 kg"), ("Housing", "61 kg")) == {}
+
+
 @pytest.mark.parametrize(
     "sentence",
     [

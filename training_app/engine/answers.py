@@ -1,12 +1,15 @@
 """Answers of a model to prepared conversations: greedy, in batches, padded on the left."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from training_app.engine.rows import Message
 from training_app.engine.template import render
+
+NONE_YET: Mapping[int, str] = MappingProxyType({})
 
 
 def end_tokens(tokenizer: Any) -> list[int]:
@@ -27,9 +30,12 @@ def answer_all(
     *,
     max_new_tokens: int,
     batch_rows: int,
-    on_batch: Callable[[int], None],
+    on_batch: Callable[[dict[int, str]], None],
+    known: Mapping[int, str] = NONE_YET,
 ) -> list[str]:
-    """One greedy answer per conversation, in order. `on_batch` hears how many are answered after each batch."""
+    """One greedy answer per conversation, in order. `on_batch` hears each batch's answers, by the conversation's index.
+    `known` are those of an earlier attempt: a batch is the same in every attempt, and is asked again unless all of its
+    answers are known."""
     prompts = [
         tokenizer(render(tokenizer, messages, ask=True), add_special_tokens=False)["input_ids"]
         for messages in conversations
@@ -37,9 +43,11 @@ def answer_all(
     # Prompts of like length go together; the longest first, so that a lack of memory shows at once.
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
     ends = end_tokens(tokenizer)
-    answers = [""] * len(prompts)
+    answers = [known.get(index, "") for index in range(len(prompts))]
     for start in range(0, len(order), batch_rows):
         chosen = order[start : start + batch_rows]
+        if all(index in known for index in chosen):
+            continue
         input_ids, attention_mask = pad_left([prompts[index] for index in chosen], ends[0])
         output = model.generate(
             input_ids=input_ids.to(model.device),
@@ -53,7 +61,7 @@ def answer_all(
         texts = tokenizer.batch_decode(output[:, input_ids.shape[1] :], skip_special_tokens=True)
         for index, text in zip(chosen, texts, strict=True):
             answers[index] = text.strip()
-        on_batch(start + len(chosen))
+        on_batch({index: answers[index] for index in chosen})
     return answers
 
 

@@ -1,17 +1,19 @@
 """Task `evaluate`: the base and the tuned model answer the same held-out questions, judged the same way."""
 
+import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from finetune_site.lib.channel import Channel, InputError
+from finetune_site.lib.channel import Channel, InputError, read_journal
 from training_app.engine.general import QUESTIONS
 from training_app.engine.rows import Message, Row, read_rows
 from training_app.engine.scoring import contains, is_exact, is_right, rouge_l, token_f1
 from training_app.engine.spec import EvaluateSpec
 
 LOSS_TOKENS = 2048
+_OF_THE_MACHINE = {"threads", "device", "dtype"}  # what may differ between the attempts of one evaluation
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,56 @@ class Outcome:
     preferred: float | None
 
 
+class Sheet:
+    """`answers.jsonl`: what the models have answered so far, batch by batch, so that a later attempt goes on there."""
+
+    def __init__(self, path: Path, spec: EvaluateSpec) -> None:
+        asked = {name: value for name, value in asdict(spec).items() if name not in _OF_THE_MACHINE}
+        asked = json.loads(json.dumps(asked))
+        self.answers: dict[str, dict[int, str]] = {"base": {}, "tuned": {}}
+        self.figures: dict[str, dict[str, float | None]] = {}
+        lines = list(read_journal(path))
+        if not lines or lines[0] != {"asked": asked}:  # none yet, or those of other questions
+            lines = []
+            path.write_text(json.dumps({"asked": asked}) + "\n", encoding="utf-8")
+        for line in lines[1:]:
+            if "figures" in line:
+                self.figures[line["side"]] = line["figures"]
+            else:
+                self.answers[line["side"]] |= {int(index): text for index, text in line["answers"].items()}
+        self._stream = path.open("a", encoding="utf-8")
+        self._stream.write("\n")  # a line that a kill tore stays alone
+
+    @property
+    def count(self) -> int:
+        """How many answers there are, of both models."""
+        return sum(map(len, self.answers.values()))
+
+    def keep(self, side: str, answers: dict[int, str]) -> None:
+        self.answers[side] |= answers
+        self._write({"side": side, "answers": answers})
+
+    def measure(self, side: str, loss: float | None, preferred: float | None) -> None:
+        self.figures[side] = {"loss": loss, "preferred": preferred}
+        self._write({"side": side, "figures": self.figures[side]})
+
+    def outcome(self, side: str) -> Outcome:
+        """All of a model that has answered everything."""
+        return Outcome([text for _, text in sorted(self.answers[side].items())], **self.figures[side])
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._stream.flush()
+
+
 def evaluate(spec: EvaluateSpec, channel: Channel) -> dict[str, Any]:
     """Emit a `row` event for every question; return the sums of each set and the validation losses."""
     rows = read_rows(spec.data_path, spec.data_sha256)
     questions = collect_questions(spec, rows)
     Path(spec.out_dir).mkdir(parents=True, exist_ok=True)
-    channel.emit("started", total=2 * len(questions))
-    base, tuned = _ask_both(spec, rows, questions, channel)
+    sheet = Sheet(Path(spec.out_dir) / "answers.jsonl", spec)
+    channel.emit("started", done=sheet.count, total=2 * len(questions))
+    base, tuned = _ask_both(spec, rows, questions, sheet, channel)
     pairs = zip(questions, base.answers, tuned.answers, strict=True)
     judged = [_judge(index, *item) for index, item in enumerate(pairs)]
     for row in judged:
@@ -80,7 +125,9 @@ def collect_questions(spec: EvaluateSpec, rows: list[Row]) -> list[Question]:
     return asked
 
 
-def _ask_both(spec: EvaluateSpec, rows: list[Row], questions: list[Question], channel: Channel) -> list[Outcome]:
+def _ask_both(
+    spec: EvaluateSpec, rows: list[Row], questions: list[Question], sheet: Sheet, channel: Channel
+) -> list[Outcome]:
     from training_app.engine.adapters import trained_folder
     from training_app.engine.answers import answer_all
     from training_app.engine.hardware import choose_machine
@@ -96,30 +143,33 @@ def _ask_both(spec: EvaluateSpec, rows: list[Row], questions: list[Question], ch
     wording = [replace(row, kind="chat") if row.kind == "preference" else row for row in held_out]
     validation = tokenize(tokenizer, wording, LOSS_TOKENS)
     pairs = tokenize(tokenizer, [row for row in held_out if row.kind == "preference"], LOSS_TOKENS)
-    outcomes: list[Outcome] = []
-    for load in (
-        lambda: load_base(spec.base_dir, machine.device),
-        lambda: load_tuned(spec.base_dir, spec.run_dir, spec.method, machine.device),
-    ):
-        done = len(outcomes) * len(questions)
+    loaders = {
+        "base": lambda: load_base(spec.base_dir, machine.device),
+        "tuned": lambda: load_tuned(spec.base_dir, spec.run_dir, spec.method, machine.device),
+    }
+    for side, load in loaders.items():
+        if side in sheet.figures:  # the last that is kept of a model
+            continue
 
-        def report(count: int, done: int = done) -> None:
-            channel.emit("progress", done=done + count, total=2 * len(questions))
+        def keep(answers: dict[int, str], side: str = side) -> None:
+            sheet.keep(side, answers)
+            channel.emit("progress", done=sheet.count, total=2 * len(questions))
             channel.check()
 
         model = load().to(machine.dtype).eval()
         channel.check()
-        loss = mean_loss(model, validation, machine, LOSS_TOKENS) if validation else None
-        answers = answer_all(
+        answer_all(
             model,
             tokenizer,
             [question.messages for question in questions],
             max_new_tokens=spec.max_new_tokens,
             batch_rows=spec.batch_rows,
-            on_batch=report,
+            on_batch=keep,
+            known=sheet.answers[side],
         )
-        outcomes.append(Outcome(answers, loss, _preferred(model, pairs, machine)))
-    return outcomes
+        loss = mean_loss(model, validation, machine, LOSS_TOKENS) if validation else None
+        sheet.measure(side, loss, _preferred(model, pairs, machine))
+    return [sheet.outcome(side) for side in loaders]
 
 
 def _preferred(model: Any, pairs: list[Any], machine: Any) -> float | None:

@@ -4,6 +4,7 @@ from django.contrib import messages
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.vary import vary_on_headers
 
 from datasets_app.access import get_dataset
 from finetune_site.projects.access import SignedInRequest, get_project, has_role
@@ -38,6 +39,7 @@ def model_chat(request: SignedInRequest, pk: int) -> HttpResponse:
 
 
 @require_GET
+@vary_on_headers("HX-Request")
 def conversation(request: SignedInRequest, pk: int) -> HttpResponse:
     found = get_conversation(request.user, pk)
     return _page(request, found, ChatForm(conversation=found))
@@ -108,7 +110,7 @@ def chat_turn_card(request: SignedInRequest, pk: int) -> HttpResponse:
 def chat_turn_stop(request: SignedInRequest, pk: int) -> HttpResponse:
     turn = get_turn(request.user, pk)
     services.stop(turn=turn)
-    if not request.headers.get("HX-Request"):
+    if not request.htmx:
         return redirect(turn.conversation)
     return _card(request, get_turn(request.user, pk))
 
@@ -166,7 +168,7 @@ def _begin(request: SignedInRequest, partner: Run | PublishedModel) -> HttpRespo
 
 
 def _page(request: SignedInRequest, found: Conversation, form: ChatForm, problem: str = "") -> HttpResponse:
-    template = "training/conversation.html#body" if request.headers.get("HX-Request") else "training/conversation.html"
+    template = "training/conversation.html#body" if request.htmx else "training/conversation.html"
     turns = found.turns.prefetch_related("answers__example").order_by("-pk")[:SHOWN]
     context = {
         "conversation": found,
@@ -183,7 +185,7 @@ def _page(request: SignedInRequest, found: Conversation, form: ChatForm, problem
 
 
 def _fresh(request: SignedInRequest, found: Conversation, draft: str = "") -> HttpResponse:
-    if not request.headers.get("HX-Request"):
+    if not request.htmx:
         return redirect(found)
     again = get_conversation(request.user, found.pk)
     return _page(request, again, ChatForm(conversation=again, draft=draft))

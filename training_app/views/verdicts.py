@@ -52,7 +52,7 @@ def verdict_give(request: SignedInRequest, pk: int) -> HttpResponse:
         messages.error(request, str(error))
     is_whole = row.verdicts.filter(by=request.user).count() == len(Side.values)
     query = urlencode({**_filter(request.POST), ("after" if is_whole else "show"): row.index})
-    if request.headers.get("HX-Request"):
+    if request.htmx:
         request.GET = QueryDict(query)  # the card is that of the next address
         return render(request, "training/verdicts.html#card", _context(request, row.evaluation_id))
     return redirect(f"{reverse('verdicts', args=[row.evaluation_id])}?{query}")
