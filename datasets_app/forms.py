@@ -7,7 +7,7 @@ from django import forms
 from django.conf import settings
 
 from datasets_app import measures
-from datasets_app.engine import names
+from datasets_app.engine import elements, names
 from datasets_app.engine.formats import FORMATS
 from datasets_app.engine.labelling import LAYOUTS, TURNS
 from datasets_app.engine.mapping import guess
@@ -42,6 +42,9 @@ class UploadForm(forms.Form):
 
     name = forms.CharField(max_length=1000)
     size = forms.IntegerField(min_value=0, max_value=2**50)
+
+
+LISTED = 200  # documents to tick; of more the newest
 
 
 class ReadingForm(StyledMixin, forms.Form):
@@ -138,14 +141,9 @@ class ElementForm(StyledMixin, forms.Form):
     )
     kind = forms.ChoiceField(
         choices=[
-            ("title", "heading"),
-            ("text", "text"),
-            ("list_item", "item of a list"),
-            ("table", "table"),
-            ("code", "code"),
-            ("caption", "caption"),
-            ("header", "running head (in no passage)"),
-            ("footer", "running foot (in no passage)"),
+            (kind, f"{name} (in no passage)" if kind in elements.RUNNING else name)
+            for kind, name in elements.NAMES.items()
+            if kind != elements.OTHER
         ]
     )
     depth = forms.TypedChoiceField(
@@ -172,10 +170,9 @@ class DatasetForm(StyledMixin, forms.ModelForm):
 class GenerateForm(StyledMixin, forms.Form):
     """Which documents, which generator, and how many wordings."""
 
+    everything = forms.BooleanField(required=False)
     documents = forms.ModelMultipleChoiceField(
-        Document.objects.none(),
-        widget=forms.CheckboxSelectMultiple,
-        error_messages={"required": "Choose at least one document."},
+        Document.objects.none(), widget=forms.CheckboxSelectMultiple, required=False, label="… or only these"
     )
     model = forms.ChoiceField(
         label="Generator",
@@ -196,6 +193,11 @@ class GenerateForm(StyledMixin, forms.Form):
         documents = self.fields["documents"]
         assert isinstance(documents, forms.ModelMultipleChoiceField)
         documents.queryset = Document.objects.filter(project=project).usable()
+        count = documents.queryset.count()
+        self.fields["everything"].label = f"All documents that are read and not withdrawn ({count})"
+        if count > LISTED:
+            documents.help_text = f"The newest {LISTED} of {count} are listed."
+            documents.widget.choices = [(each.pk, str(each)) for each in documents.queryset[:LISTED]]
         self.servers = {server.pk: server for server in ModelServer.objects.all()}
         choices = [
             ("extractive", "Questions and answers, without a model"),
@@ -207,11 +209,20 @@ class GenerateForm(StyledMixin, forms.Form):
         assert isinstance(chooser, forms.ChoiceField)
         chooser.choices = choices
 
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean() or {}
+        if not data.get("everything") and not data.get("documents") and "documents" not in self.errors:
+            self.add_error("documents", "Choose at least one document, or all of them.")
+        return data
+
     @property
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of `start_generation`."""
         chosen, wordings = self.cleaned_data["model"], self.cleaned_data["wordings"]
-        documents = list(self.cleaned_data["documents"])
+        field = self.fields["documents"]
+        assert isinstance(field, forms.ModelMultipleChoiceField)
+        assert field.queryset is not None
+        documents = list(field.queryset if self.cleaned_data["everything"] else self.cleaned_data["documents"])
         if chosen == "extractive":
             options = {"wordings_per_fact": wordings}
             return {"documents": documents, "generator": chosen, "server": None, "options": options}

@@ -12,6 +12,11 @@ from datasets_app.engine import tables
 
 TITLE, TEXT, LIST_ITEM, TABLE, CODE, CAPTION = "title", "text", "list_item", "table", "code", "caption"
 HEADER, FOOTER, OTHER = "header", "footer", "other"
+NAMES = {  # as people read them
+    TITLE: "heading", TEXT: "text", LIST_ITEM: "list item", TABLE: "table", CODE: "code", CAPTION: "caption",
+    HEADER: "running head", FOOTER: "running foot", OTHER: "other",
+}  # fmt: skip
+RUNNING = (HEADER, FOOTER)
 _REPEATED_SHARE, _REPEATED_MIN = 0.2, 3
 
 
@@ -74,7 +79,8 @@ def _sifted(raw: Iterable[Element], dropped: Dropped, *, keeps_running_heads: bo
             dropped.noise += bool(element.text)
             continue
         if element.kind not in {HEADER, FOOTER, TABLE} and _shape(element) in repeated:
-            element = replace(element, kind=HEADER)
+            is_low = element.box is not None and element.box[1] + element.box[3] > 1
+            element = replace(element, kind=FOOTER if is_low else HEADER)
         if element.kind in {HEADER, FOOTER}:
             dropped.running_heads += not keeps_running_heads
             element = replace(element, kind=TEXT) if keeps_running_heads else element

@@ -10,6 +10,7 @@ from django.db import models
 from django.urls import reverse
 from django.utils import timezone
 
+from datasets_app.engine import elements
 from datasets_app.engine.media_type import NAMES, PAGE_WORDS, PDF, PICTURES
 from datasets_app.engine.spec import Reading
 from finetune_site.jobs.models import UNFINISHED, Job, JobState
@@ -117,6 +118,16 @@ class Document(models.Model):
         return bool(self.parsed_at and self.job and self.job.state in (JobState.FAILED, JobState.CANCELLED))
 
     @property
+    def state(self) -> str:
+        """How far its reading is, as `READING` has it: waiting, read or unread."""
+        return "waiting" if self.is_busy else "read" if self.parsed_at else "unread"
+
+    @property
+    def error(self) -> str:
+        """Why its last reading came to nothing; empty when it did not."""
+        return self.job.error_text if self.job and self.job.state == JobState.FAILED else ""
+
+    @property
     def path(self) -> Path:
         """Where the content lies."""
         return Path(settings.MEDIA_ROOT) / "documents" / self.sha256[:2] / self.sha256
@@ -142,6 +153,10 @@ class Element(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.index} of {self.document_id}"
+
+    @property
+    def kind_name(self) -> str:
+        return elements.NAMES[self.kind]
 
 
 class Chunk(models.Model):

@@ -12,7 +12,7 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from datasets_app.access import get_document
 from datasets_app.engine.chunks import estimate
-from datasets_app.engine.elements import Element
+from datasets_app.engine.elements import NAMES, Element
 from datasets_app.engine.spec import Reading
 from datasets_app.forms import ReadingForm
 from datasets_app.measures import measure_of
@@ -125,4 +125,4 @@ def _differences(older: Parsing, newer: Parsing) -> Any:
 
 
 def _line(element: Element) -> tuple[str, str]:
-    return element.kind, element.text
+    return NAMES[element.kind], element.text

@@ -111,6 +111,7 @@ def example(request: SignedInRequest, pk: int) -> HttpResponse:
 def example_edit(request: SignedInRequest, pk: int) -> HttpResponse:
     found = access.get_example(request.user, pk, role=Role.REVIEWER)
     form = _edit_form(found, request.POST or None)
+    form.fields[list(form.fields)[-1]].widget.attrs["autofocus"] = True  # most edits mend the answer, which comes last
     if form.is_valid():
         try:
             services.edit_example(actor=request.user, example=found, content=form.content)

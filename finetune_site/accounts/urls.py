@@ -12,6 +12,7 @@ urlpatterns = [
     path("account/new", views.sign_up, name="sign_up"),
     path("account/new/<str:token>", views.sign_up_link, name="sign_up_link"),
     # Before django-allauth's own of the same name.
+    path("account/email/", views.Addresses.as_view(), name="account_email"),
     path("account/password/reset/", views.PasswordReset.as_view(), name="account_reset_password"),
     path("account/", include("allauth.account.urls")),
     path("account/second-factor/", include("allauth.mfa.urls")),

@@ -94,6 +94,17 @@ def sign_up_link(request: HttpRequest, token: str) -> HttpResponse:
     return redirect(f"{reverse('account_signup')}?{urlencode({'email': email})}")
 
 
+class Addresses(TemplateView):
+    """django-allauth's where the site sends mail, which confirms an address; else what to do instead."""
+
+    template_name = "accounts/no_mail_address.html"
+
+    def dispatch(self, request: HttpRequest, *args: object, **kwargs: object) -> HttpResponseBase:
+        if settings.CAN_MAIL:
+            return allauth.email(request, *args, **kwargs)
+        return super().dispatch(request, *args, **kwargs)
+
+
 @method_decorator(login_not_required, name="dispatch")
 class PasswordReset(TemplateView):
     """django-allauth's where the site sends mail; else what to do instead."""

@@ -29,8 +29,9 @@ router = Router(tags=["Documents"])
 
 
 class DocumentOut(Schema):
-    """`job_id`: the job that parses or cuts it; it is parsed where `parsed_at` is set. `reading`: how it is read, where
-    that differs from the usual. `health`: how well it was read."""
+    """`state`: how far its reading is; with an earlier reading it stays usable while it is `waiting` (see `parsed_at`).
+    `error`: why its last reading came to nothing. `job_id`: the job that parses or cuts it. `reading`: how it is read,
+    where that differs from the usual. `health`: how well it was read."""
 
     id: int
     project_id: int
@@ -39,6 +40,8 @@ class DocumentOut(Schema):
     size: int
     media_type: str
     uploaded_at: datetime
+    state: Literal["waiting", "read", "unread"]
+    error: str
     job_id: int | None
     parsed_at: datetime | None
     pages: int
@@ -159,18 +162,19 @@ def document_list(request: TokenRequest, pk: Key, paging: Query[Paging]) -> Any:
 @router.post(
     "/projects/{int:pk}/documents",
     auth=WRITE,
-    response={201: DocumentOut},
+    response={200: DocumentOut, 201: DocumentOut},
     operation_id="document_upload",
 )
 @once
 def document_upload(request: TokenRequest, pk: Key, file: File[UploadedFile]) -> Status[Any]:
-    """Upload one file; it is parsed in the background. Content the project already has is the document it has."""
+    """Upload one file; it is parsed in the background (201). Content the project already has is the document it has
+    (200): its `state` and `error` tell whether it could be read."""
     project = fetch(request, get_project, pk, Role.TRAINER)
     name = file.name or ""
     if (file.size or 0) > settings.UPLOAD_MAX_BYTES:
         raise ApiError(413, str(too_large(name)))
     done = services.upload_document(actor=request.user, project=project, name=name, blocks=file.chunks(2**20))
-    return Status(201, DocumentOut.from_orm(done.document))
+    return Status(201 if done.is_new else 200, DocumentOut.from_orm(done.document))
 
 
 @router.post("/projects/{int:pk}/archives", auth=WRITE, response={201: ArchiveOut}, operation_id="archive_upload")

@@ -130,7 +130,7 @@ def _write(stream: IO[bytes], held: Path, has_models: bool, say: Say) -> Manifes
         has_models=has_models,
         migrations=applied,
         tables=facts,
-        members=writer.members,
+        members=dict(writer.members),  # without the manifest itself, which comes last
         gone=sorted(lacking),
     )
     writer.finish(manifest)

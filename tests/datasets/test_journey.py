@@ -45,6 +45,14 @@ def test_a_document_becomes_a_sealed_version(project, trainer, reviewer, client_
     assert example.source_parts[1] == "oil type | Lorvan 150"
     assert example.section[-1] == "The Brannick gearbox"
 
+    whole = client.post(
+        reverse("generate", args=[dataset.pk]), {"everything": "on", "model": "extractive", "wordings": 1}
+    )
+    assert whole.status_code == 302
+    assert list(Generation.objects.latest("pk").documents.all()) == [document]
+    neither = client.post(reverse("generate", args=[dataset.pk]), {"model": "extractive", "wordings": 1})
+    assert b"Choose at least one document, or all of them." in neither.content
+
     judge = client_of(reviewer)
     card = judge.get(reverse("review", args=[dataset.pk]))
     assert b"<mark>" in card.content

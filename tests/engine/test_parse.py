@@ -242,3 +242,16 @@ def test_what_pandoc_does_not_understand_is_read_without_what_it_names(tmp_path)
     texts = [element.text for element in elements.read(out / "elements.jsonl")]
     assert texts[0] == "Title" and texts[-1] == "The valve opens at 12 bar."
     assert not any("nobody shall" in text or "raw" in text for text in texts)
+
+
+@pytest.mark.parametrize(("top", "kind"), [(0.03, "header"), (0.94, "footer")])
+def test_what_stands_on_many_pages_is_a_running_head_or_foot_by_its_place(top, kind):
+    pages = range(1, 7)
+    lines = [elements.Element(0, "text", "Kestrel 40 manual", page, box=[0.1, top, 0.5, top + 0.02]) for page in pages]
+    texts = [
+        elements.Element(0, "text", f"Words of page {'abcdef'[page - 1]}.", page, box=[0.1, 0.4, 0.9, 0.5])
+        for page in pages
+    ]
+    found = list(elements.finish([*lines, *texts], 20_000, 4000, elements.Dropped()))
+    assert [element.kind for element in found if "manual" in element.text] == [kind] * 6
+    assert {element.kind for element in found if "Words" in element.text} == {"text"}

@@ -205,6 +205,21 @@ def test_a_forgotten_password_is_set_anew_by_mail(client, viewer, mailing):
     assert answer.status_code == 302 and not mail.outbox, "the answer is the same"
 
 
+def test_without_mail_an_address_is_the_operators_to_enter(client_of, viewer, mailing, settings):
+    url = reverse("account_email")
+    assert "Add Email" in words(client_of(viewer).get(url))
+    settings.CAN_MAIL = False
+    page = words(client_of(viewer).get(url))
+    assert "viewer@example.org" in page and "an operator enters it" in page and "Add Email" not in page
+
+
+def test_who_is_switched_off_is_told_whom_to_ask(client, viewer):
+    viewer.is_active = False
+    viewer.save()
+    page = words(client.post(reverse("account_login"), {"login": "viewer", "password": PASSWORD}, follow=True))
+    assert "This account is switched off" in page and "An operator of the site can switch it on again" in page
+
+
 def test_without_mail_the_page_says_whom_to_ask_and_the_operator_gives_a_link(client, client_of, viewer, operator):
     assert "Ask an operator" in words(client.get(reverse("account_reset_password")))
     url = reverse("admin:auth_user_changelist")

@@ -137,6 +137,20 @@ def test_a_request_sent_twice_does_its_work_once(door, project):
     assert error(door.post(f"/documents/{document}/parse", key="x" * 201)) == (422, "invalid")
 
 
+def test_content_that_is_here_already_is_told_with_what_became_of_it(door, project):
+    path = f"/projects/{project.pk}/documents"
+    first = door.upload(path, "pump.pdf", b"%PDF-1.7 damaged")
+    assert first.status_code == 201 and first.json()["state"] == "waiting"
+    run_all()
+    again = door.upload(path, "pump.pdf", b"%PDF-1.7 damaged")
+    assert again.status_code == 200 and again.json()["id"] == first.json()["id"]
+    assert again.json()["state"] == "unread" and "damaged" in again.json()["error"]
+    assert door.upload(path, "pump.md", TEXT).status_code == 201
+    run_all()
+    read = door.upload(path, "pump.md", TEXT).json()
+    assert (read["state"], read["error"]) == ("read", "")
+
+
 def test_what_failed_is_tried_again(door, project):
     path = f"/projects/{project.pk}/datasets"
     door.post(path, {"name": "D"})

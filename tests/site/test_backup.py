@@ -134,15 +134,16 @@ def test_a_site_at_work_comes_back_elsewhere_with_all_it_had(data, elsewhere, ow
 
     worker = threading.Thread(target=people)
     worker.start()
-    archive = tmp_path / "site.tar"
+    archive, told = tmp_path / "site.tar", io.StringIO()
     try:
-        call_command("backup", str(archive), stdout=io.StringIO(), stderr=io.StringIO())
+        call_command("backup", str(archive), stdout=told, stderr=io.StringIO())
     finally:
         stop.set()
         worker.join()
     assert errors == []
     assert archive.stat().st_mode & 0o777 == 0o600
     manifest = verify(archive)
+    assert f" {len(manifest.members)} members," in told.getvalue()
     assert manifest.gone == [] and not list((data / "run").glob("backup-*"))
 
     done = manage("restore", str(archive), **elsewhere)

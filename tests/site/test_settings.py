@@ -1,7 +1,10 @@
 """Each value that cannot work is refused with a sentence, and the README names every setting that the code reads."""
 
+import os
 import re
 import runpy
+import subprocess
+import sys
 
 import pytest
 from django.core.checks import run_checks
@@ -71,6 +74,14 @@ def test_a_value_that_cannot_work_is_refused(name, value, sentence, monkeypatch)
         runpy.run_path(str(SETTINGS))
     assert sentence in str(told.value) and (name in str(told.value))
     assert "se cret" not in str(told.value)
+
+
+def test_the_command_says_it_in_a_sentence_and_no_more():
+    bad = {**os.environ, "FINETUNE_METRICS_TOKEN": "short"}
+    done = subprocess.run([sys.executable, "manage.py", "up"], cwd=ROOT, env=bad, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("A setting has to be mended first. FINETUNE_METRICS_TOKEN must have at least 16")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_values_that_need_others_are_refused_without_them(monkeypatch):

@@ -8,7 +8,7 @@ from django.urls import reverse
 
 from finetune_site.jobs import services as jobs
 from finetune_site.jobs.models import Job
-from tests.factories import run_all, run_job
+from tests.factories import run_all, run_job, words
 from training_app.models import Evaluation, EvaluationRow, Metric, Run, Sample
 from training_app.services import runs as services
 
@@ -106,6 +106,18 @@ def stop_after_steps(run, actor, steps):
         services.stop_run(actor=actor, run=Run.objects.get(pk=run))
     finally:
         connection.close()
+
+
+def test_while_the_first_version_is_sealed_the_page_says_so(project, trainer, client_of, version):
+    client, pages = client_of(trainer), [reverse(name, args=[project.pk]) for name in ("run_list", "run_create")]
+    job = jobs.enqueue(project=project, owner=trainer, kind="datasets.seal", label="a label")
+    type(version).objects.filter(pk=version.pk).update(sealed_at=None, job=job)
+    for url in pages:
+        assert f"{version} is being sealed" in words(client.get(url))
+    job.state = "failed"
+    job.save()
+    for url in pages:
+        assert "Nothing to learn from yet" in words(client.get(url))
 
 
 def test_a_knob_out_of_bounds_is_refused_on_the_form(project, trainer, client_of, version, base):

@@ -62,15 +62,21 @@ def run_list(request: SignedInRequest, project: int) -> HttpResponse:
         "section": "runs",
         "page": Paginator(runs, RUNS).get_page(request.GET.get("page")),
         "may_create": has_role(request.user, found, Role.TRAINER),
-        "has_version": DatasetVersion.objects.filter(dataset__project=found).sealed().exists(),
     }
-    return render(request, "training/run_list.html", context)
+    return render(request, "training/run_list.html", context | _versions(found))
+
+
+def _versions(project: Project) -> dict[str, object]:
+    """Whether there is something to learn from; else the version that is just being sealed."""
+    versions = DatasetVersion.objects.filter(dataset__project=project)
+    has_version = versions.sealed().exists()
+    coming = versions.filter(sealed_at=None, job__state__in=UNFINISHED).select_related("dataset", "job")
+    return {"has_version": has_version, "sealing": None if has_version else coming.order_by("-pk").first()}
 
 
 @require_http_methods(["GET", "POST"])
 def run_create(request: SignedInRequest, project: int) -> HttpResponse:
     found = get_project(request.user, project, role=Role.TRAINER)
-    versions = DatasetVersion.objects.filter(dataset__project=found).sealed()
     if "configuration" in request.FILES:
         form = RunForm(project=found, initial={**_first(request, found), **_from_file(request)})
     else:
@@ -80,8 +86,8 @@ def run_create(request: SignedInRequest, project: int) -> HttpResponse:
             return redirect(services.plan_run(actor=request.user, project=found, **form.arguments))
         except services.TrainingError as error:
             form.add_error(None, str(error))
-    context = {"form": form, "project": found, "section": "runs", "has_version": versions.exists()}
-    return render(request, "training/run_form.html", context)
+    context = {"form": form, "project": found, "section": "runs"}
+    return render(request, "training/run_form.html", context | _versions(found))
 
 
 @require_GET

@@ -116,8 +116,11 @@ class Command(BaseCommand):
         self.guest = 0  # the command of --then
         code = 0
         try:
-            if self._prepare() and not options["then"]:
-                subprocess.run([*_manage(), "sample_project"], check=True)
+            self._prepare()
+            if options["then"] is None or options["then"][:1] != ["restore"]:  # a backup brings its own operators
+                is_first = self._create_operator()
+                if is_first and not options["then"]:
+                    subprocess.run([*_manage(), "sample_project"], check=True)
             self._start(options["host"], options["port"], options["label_studio"])
             code = self._run_then(options["then"]) if options["then"] else self._watch()
         finally:
@@ -135,14 +138,13 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         return server
 
-    def _prepare(self) -> bool:
-        """Bring database and files up to date; true at the first start."""
+    def _prepare(self) -> None:
+        """Bring database and files up to date."""
         for command in (["migrate", "-v0"], ["createcachetable", "-v0"], ["collectstatic", "--noinput", "-v0"]):
             subprocess.run([*_manage(), *command], check=True)
-        return self._create_operator()
 
     def _create_operator(self) -> bool:
-        """The first operator, with a password that is shown here and nowhere kept."""
+        """The first operator, with a password that is shown here and nowhere kept; true when there was none yet."""
         from django.contrib.auth.models import User
 
         if User.objects.filter(is_superuser=True).exists():
