@@ -195,6 +195,7 @@ class GenerateForm(StyledMixin, forms.Form):
         documents.queryset = Document.objects.filter(project=project).usable()
         count = documents.queryset.count()
         self.fields["everything"].label = f"All documents that are read and not withdrawn ({count})"
+        self.fields["everything"].initial = count == 1
         if count > LISTED:
             documents.help_text = f"The newest {LISTED} of {count} are listed."
             documents.widget.choices = [(each.pk, str(each)) for each in documents.queryset[:LISTED]]
