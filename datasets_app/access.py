@@ -16,6 +16,7 @@ from datasets_app.models import (
     Generation,
     ImportBatch,
     LabelStudioImport,
+    Recipe,
     Upload,
 )
 from finetune_site.projects.access import require_role
@@ -51,7 +52,7 @@ def get_version(user: User, pk: int, *, role: Role = Role.VIEWER) -> DatasetVers
 
 def get_example(user: User, pk: int, *, role: Role = Role.VIEWER) -> Example:
     examples = Example.objects.visible_to(user).select_related(
-        "dataset__project", "text", "chunk", "document", "decided_by", "author"
+        "dataset__project", "text", "chunk", "document", "decided_by", "author", "call"
     )
     example = get_object_or_404(examples, pk=pk)
     require_role(user, example.dataset.project, role)
@@ -61,6 +62,12 @@ def get_example(user: User, pk: int, *, role: Role = Role.VIEWER) -> Example:
 def get_generation(user: User, pk: int, *, role: Role = Role.VIEWER) -> Generation:
     found = _of_dataset(user, Generation.objects.select_related("dataset__project", "job", "created_by"), pk)
     require_role(user, found.dataset.project, role)
+    return found
+
+
+def get_recipe(user: User, pk: int, *, role: Role = Role.VIEWER) -> Recipe:
+    found = get_object_or_404(Recipe.objects.visible_to(user).select_related("project"), pk=pk)
+    require_role(user, found.project, role)
     return found
 
 

@@ -6,8 +6,16 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from datasets_app.forms import LabelStudioServerForm
-from datasets_app.models import Dataset, DatasetVersion, Document, Generation, LabelStudioServer, ModelServer
+from datasets_app.forms import LabelStudioServerForm, ModelServerForm
+from datasets_app.models import (
+    Dataset,
+    DatasetVersion,
+    Document,
+    Generation,
+    LabelStudioServer,
+    ModelServer,
+    Recipe,
+)
 from datasets_app.services import labelstudio as label_studio
 from finetune_site.projects.admin import ReadOnly
 
@@ -37,9 +45,24 @@ class GenerationAdmin(ReadOnly):
     list_display = ["__str__", "generator", "created_by", "created_at", "counts"]
 
 
+@admin.register(Recipe)
+class RecipeAdmin(ReadOnly):
+    list_display = ["name", "project", "kind", "created_by", "created_at", "retired_at"]
+    list_filter = ["kind", "project"]
+    search_fields = ["name"]
+
+
 @admin.register(ModelServer)
 class ModelServerAdmin(admin.ModelAdmin):
-    list_display = ["name", "provider", "base_url", "context_window", "takes_models"]
+    form = ModelServerForm
+    list_display = ["name", "provider", "base_url", "context_window", "parallel", "takes_models"]
+
+    def save_model(self, request: HttpRequest, obj: ModelServer, form: Any, change: bool) -> None:
+        if form.cleaned_data["forgets_key"]:
+            obj.key = ""
+        if key := form.cleaned_data["key"]:
+            obj.key = key
+        super().save_model(request, obj, form, change)
 
 
 @admin.register(LabelStudioServer)

@@ -7,14 +7,23 @@ from django import forms
 from django.conf import settings
 
 from datasets_app import measures
-from datasets_app.engine import elements, names
+from datasets_app.engine import elements, names, recipes
 from datasets_app.engine.formats import FORMATS
 from datasets_app.engine.labelling import LAYOUTS, TURNS
 from datasets_app.engine.mapping import guess
 from datasets_app.engine.media_type import NAMES
 from datasets_app.engine.spec import MAX_PASSAGE, Reading
 from datasets_app.labelstudio import token_problem
-from datasets_app.models import Dataset, Document, Element, LabelStudioImport, LabelStudioServer, ModelServer, State
+from datasets_app.models import (
+    Dataset,
+    Document,
+    Element,
+    LabelStudioImport,
+    LabelStudioServer,
+    ModelServer,
+    Recipe,
+    State,
+)
 from finetune_site.lib.channel import InputError
 from finetune_site.projects.forms import StyledMixin, style
 from finetune_site.projects.models import Project
@@ -44,6 +53,9 @@ class UploadForm(forms.Form):
     size = forms.IntegerField(min_value=0, max_value=2**50)
 
 
+LISTS = ("fields", "labels", "tags")  # settings of a recipe that are typed line by line
+# Kinds that mean nothing before somebody says what for, with something to say.
+SAMPLES: dict[str, dict[str, Any]] = {"extraction": {"fields": ["a"]}, "classification": {"labels": ["a", "b"]}}
 LISTED = 200  # documents to tick; of more the newest
 
 
@@ -167,8 +179,90 @@ class DatasetForm(StyledMixin, forms.ModelForm):
         help_texts = {"name": "For example what the model should learn from it."}
 
 
+class RecipeForm(StyledMixin, forms.Form):
+    """A recipe: its template and what is set beside it, as far as its kind uses it. `settings` is what differs from
+    the usual, once it is valid."""
+
+    name = forms.CharField(max_length=30, help_text="As people choose it, for example “Questions of fitters”.")
+    template = forms.CharField(
+        max_length=recipes.MAX_TEMPLATE,
+        widget=forms.Textarea(attrs={"rows": 14, "class": "font-monospace", "spellcheck": "false"}),
+        label="What the model is told",
+        help_text="Names in braces are replaced: {passage} by the text; also "
+        + ", ".join(f"{{{name}}}" for name in recipes.PLACEHOLDERS if name != "passage")
+        + ".",
+    )
+    count = forms.IntegerField(min_value=1, max_value=20, label="How many a passage")
+    wordings = forms.IntegerField(min_value=1, max_value=8, label="Wordings of each")
+    instruction = forms.CharField(
+        max_length=400, required=False, label="What is asked of the text", help_text="It stands above each passage."
+    )
+    fields_text = forms.CharField(
+        required=False,
+        max_length=3000,
+        widget=forms.Textarea(attrs={"rows": 4}),
+        label="Fields",
+        help_text="One a line, a name and what it is: “weight: of the whole machine, with its unit”.",
+    )
+    labels_text = forms.CharField(
+        required=False,
+        max_length=3000,
+        widget=forms.Textarea(attrs={"rows": 4}),
+        label="Labels",
+        help_text="One a line.",
+    )
+    is_reasoning_tagged = forms.BooleanField(
+        required=False, label="Write the reasoning between <think> and </think>, as reasoning models do"
+    )
+    audience = forms.CharField(max_length=100, required=False, label="Who asks", help_text="For example “fitters”.")
+    tone = forms.CharField(max_length=100, required=False, help_text="For example “short and matter-of-fact”.")
+    language = forms.CharField(max_length=60, required=False, help_text="Empty: the language of the passage.")
+    tags_text = forms.CharField(
+        required=False,
+        max_length=3000,
+        widget=forms.Textarea(attrs={"rows": 4}),
+        label="Tags of your field",
+        help_text="One a line, branches parted by slashes: “drive / gearbox”. An example gets the one that fits best.",
+    )
+
+    def __init__(self, *args: Any, kind: str, is_new: bool, **kwargs: Any) -> None:
+        self.kind = recipes.KINDS[kind]
+        self.recipe: recipes.Recipe | None = None
+        super().__init__(*args, **kwargs)
+        if not is_new:
+            del self.fields["name"]
+        several = "items" in recipes.Recipe(kind, settings=SAMPLES.get(kind, {})).schema().model_fields
+        optional = {"wordings", "instruction", "fields", "labels", "is_reasoning_tagged"}
+        for name in optional - set(self.kind.uses):
+            del self.fields[f"{name}_text" if name in LISTS else name]
+        if not several:
+            del self.fields["count"]
+
+    @staticmethod
+    def initial_of(recipe: recipes.Recipe) -> dict[str, Any]:
+        chosen = recipe.chosen
+        lists = {f"{name}_text": "\n".join(getattr(chosen, name)) for name in LISTS}
+        return {**vars(chosen), **lists, "template": recipe.template}
+
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean() or {}
+        if set(self.errors) - {"name"}:  # one without a name can be looked at
+            return data
+        found = {name: data[name] for name in vars(recipes.Settings()) if name in data}
+        for name in LISTS:
+            if f"{name}_text" in data:
+                found[name] = [" ".join(line.split()) for line in data[f"{name}_text"].splitlines() if line.strip()]
+        usual = {**vars(recipes.Settings()), **{name: [] for name in LISTS}}
+        self.settings = {name: value for name, value in found.items() if value != usual[name]}
+        try:
+            self.recipe = recipes.Recipe(self.kind.key, data["template"], self.settings)
+        except InputError as error:
+            raise forms.ValidationError(str(error)) from error
+        return data
+
+
 class GenerateForm(StyledMixin, forms.Form):
-    """Which documents, which generator, and how many wordings."""
+    """Which documents, which generator, by which recipe, and how many wordings."""
 
     everything = forms.BooleanField(required=False)
     documents = forms.ModelMultipleChoiceField(
@@ -178,6 +272,11 @@ class GenerateForm(StyledMixin, forms.Form):
         label="Generator",
         help_text="Without a model, facts are found in tables, definitions and lists, and their answers stand in the "
         "text. A model reads freely; each of its answers must quote the text.",
+    )
+    recipe = forms.ChoiceField(
+        required=False,
+        label="What a model makes",
+        help_text="By a recipe as it is shipped, or one of your project. Without a model it does not count.",
     )
     wordings = forms.IntegerField(
         min_value=1,
@@ -206,7 +305,19 @@ class GenerateForm(StyledMixin, forms.Form):
         ]
         for server in self.servers.values():
             choices += [(f"{server.pk}:{name}", f"Questions by {name} on {server}") for name in server.model_names]
-        chooser = self.fields["model"]
+        self._choose("model", choices)
+        self.own = {own.pk: own for own in Recipe.objects.filter(project=project).offered()}
+        shipped = [kind for kind in recipes.KINDS.values() if kind.key not in SAMPLES]
+        self._choose(
+            "recipe",
+            [(kind.key, kind.title) for kind in shipped]
+            + [(str(own.pk), f"{own} ({own.title})") for own in self.own.values()],
+        )
+        if not self.servers:
+            self.fields["recipe"].help_text = "No model server is registered yet; an operator does it."
+
+    def _choose(self, name: str, choices: list[tuple[str, str]]) -> None:
+        chooser = self.fields[name]
         assert isinstance(chooser, forms.ChoiceField)
         chooser.choices = choices
 
@@ -230,8 +341,19 @@ class GenerateForm(StyledMixin, forms.Form):
         if chosen == "verbatim":
             return {"documents": documents, "generator": chosen, "server": None, "options": {}}
         server, _, name = chosen.partition(":")
-        options = {"model": name, "wordings": min(wordings, 8)}
-        return {"documents": documents, "generator": "llm", "server": self.servers[int(server)], "options": options}
+        wanted = self.cleaned_data["recipe"] or "qa"
+        told: dict[str, Any] = {"model": name}
+        own = self.own.get(int(wanted)) if wanted.isdecimal() else None
+        if own is None:
+            uses = "wordings" in recipes.KINDS[wanted].uses
+            told["recipe"] = {"kind": wanted, "settings": {"wordings": min(wordings, 8)} if uses else {}}
+        return {
+            "documents": documents,
+            "generator": "llm",
+            "server": self.servers[int(server)],
+            "options": told,
+            "recipe": own.newest if own else None,
+        }
 
 
 class ImportForm(StyledMixin, forms.Form):
@@ -331,6 +453,32 @@ class SealForm(StyledMixin, forms.Form):
         help_text="Of facts with three wordings or more, the share asked later in a wording that was not trained.",
     )
     note = forms.CharField(required=False, max_length=300, help_text="What is new in this version.")
+
+
+class ModelServerForm(forms.ModelForm):
+    """What an operator types of a model server: its key is taken and never shown again."""
+
+    key = forms.CharField(
+        required=False,
+        widget=forms.PasswordInput(attrs={"autocomplete": "off"}),
+        help_text="Kept sealed. Left empty, the one that was entered before stays.",
+    )
+    forgets_key = forms.BooleanField(required=False, label="Forget the key that was entered")
+
+    class Meta:
+        model = ModelServer
+        fields = [
+            "name", "provider", "base_url", "key_variable", "offered", "context_window", "parallel", "price_in",
+            "price_out", "takes_models",
+        ]  # fmt: skip
+
+    def clean_key(self) -> str:
+        key = str(self.cleaned_data["key"]).strip()
+        if not key.isascii() or re.search(r"\s", key):
+            raise forms.ValidationError("The key holds letters that no key has. Copy it again.")
+        if not key and self.instance.sealed_key and "base_url" in self.changed_data:
+            raise forms.ValidationError("Enter the key again: the one that is kept goes to no other address.")
+        return key
 
 
 class LabelStudioServerForm(forms.ModelForm):

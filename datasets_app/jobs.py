@@ -30,9 +30,9 @@ from datasets_app.models import (
 from datasets_app.pulling import pull
 from datasets_app.sending import Paused, is_ours, send, tell_decided
 from datasets_app.servers import engine_environment
+from datasets_app.services import datasets as dataset_services
 from datasets_app.services import intake, readings, sealing
 from datasets_app.services import labelstudio as services
-from datasets_app.services.datasets import note_counts, one_alone
 from finetune_site import bucket
 from finetune_site.jobs.handle import EngineFailed, Handle, JobInputError
 from finetune_site.jobs.kinds import job_kind
@@ -93,13 +93,14 @@ def cut(handle: Handle) -> None:
 
 @job_kind("datasets.generate", title="Generate examples", max_attempts=3)
 def generate(handle: Handle) -> None:
-    """Run the generator; each passage's examples and outcome become rows as soon as it is done."""
+    """Run the generator; each passage's examples, requests and outcome become rows as soon as it is done."""
     generation = Generation.objects.select_related("dataset", "server").get(job=handle.job)
     folder = _folder(handle)
     known: set[tuple[int, int]] = set()
     if generation.generator == "llm":  # a model is not asked again for what has its outcome from an earlier job
         known = set(generation.outcomes.values_list("document_id", "chunk_index"))
-    sources = {document.pk: _write_source(document, folder, known) for document in generation.documents.all()}
+    chosen = dataset_services.trial_passages(generation) if generation.is_trial else None
+    sources = {document.pk: _write_source(document, folder, known, chosen) for document in generation.documents.all()}
     spec, env = _generate_spec(generation, list(sources.values()), folder)
     taken_at, done = 0.0, 0
 
@@ -108,16 +109,18 @@ def generate(handle: Handle) -> None:
         if event["event"] == "started":
             done = event["done"]
             handle.progress(done, event["total"], unit="passages")
+            Generation.objects.filter(pk=generation.pk).update(digest=event["digest"][:80])
         elif event["event"] == "chunk":
             done += 1
             if time.monotonic() - taken_at > TAKE_OVER_SECONDS:
                 _take_over(handle, generation, folder)
-                handle.progress(done, unit="passages", message=f"{generation.examples.count()} examples so far")
+                told = "" if generation.is_trial else f"{generation.examples.count()} examples so far"
+                handle.progress(done, unit="passages", message=told)
                 taken_at = time.monotonic()
 
     _run(handle, "generate", spec, folder, on_event, env=env)
     _take_over(handle, generation, folder)
-    handle.write(lambda: note_counts(generation))
+    handle.write(lambda: dataset_services.note_counts(generation))
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -157,7 +160,7 @@ def seal(handle: Handle) -> None:
     if version.is_sealed:
         return
     sealed = sealing.write_file(version)
-    if told := one_alone(version.dataset, version.created_by):  # approved since sealing was asked for
+    if told := dataset_services.one_alone(version.dataset, version.created_by):  # approved since sealing was asked for
         raise JobInputError(told)
     handle.check()
     handle.write(lambda: sealing.keep(version, sealed, timezone.now()))
@@ -312,8 +315,11 @@ def _folder(handle: Handle) -> Path:
     return folder
 
 
-def _write_source(document: Document, folder: Path, known: set[tuple[int, int]]) -> dict[str, Any]:
-    """The parsed document as the files that the generator reads, without the passages that are `known`."""
+def _write_source(
+    document: Document, folder: Path, known: set[tuple[int, int]], chosen: set[tuple[int, int]] | None
+) -> dict[str, Any]:
+    """The parsed document as the files that the generator reads: of its passages those that are not `known`, and of
+    these only the `chosen`."""
     paths = {name: folder / f"{name}-{document.pk}.jsonl" for name in ("elements", "chunks")}
     fields = {
         "elements": ("index", "kind", "text", "page", "depth", "section", "html", "is_left_out"),
@@ -324,7 +330,8 @@ def _write_source(document: Document, folder: Path, known: set[tuple[int, int]])
             continue
         rows: Iterator[dict[str, Any]] = getattr(document, name).values(*fields[name]).iterator(chunk_size=1000)
         if name == "chunks":
-            rows = (row for row in rows if (document.pk, row["index"]) not in known)
+            wanted = (row for row in rows if (document.pk, row["index"]) not in known)
+            rows = (row for row in wanted if chosen is None or (document.pk, row["index"]) in chosen)
         write_whole(path, (f"{json.dumps(row, ensure_ascii=False)}\n".encode() for row in rows))
     return {
         "id": document.pk,
@@ -351,8 +358,10 @@ def _generate_spec(
             "provider": server.provider,
             "base_url": server.base_url,
             "context_window": server.context_window,
-            **{key: options[key] for key in ("model", "wordings") if key in options},
+            "parallel": server.parallel,
+            "model": options["model"],
         }
+        spec["recipe"] = dataset_services.recipe_of(generation)
         env = engine_environment(server)
     return spec, env
 
@@ -366,10 +375,18 @@ def _take_over(handle: Handle, generation: Generation, folder: Path) -> None:
     if not outcomes:
         return
     fresh = {(entry["document"], entry["chunk"]) for entry in outcomes}
-    rows = [row for row in read_journal(folder / "examples.jsonl") if (row["document"], row["chunk"]) in fresh]
+    rows, calls = (
+        [row for row in read_journal(folder / f"{name}.jsonl") if (row["document"], row["chunk"]) in fresh]
+        for name in ("examples", "calls")
+    )
 
     def write() -> None:
-        intake.add_generated(generation, rows)
+        intake.add_calls(generation, handle.job.pk, calls)
+        if generation.is_trial:
+            generation.sample += rows
+            generation.save(update_fields=["sample"])
+        else:
+            intake.add_generated(generation, rows, handle.job.pk)
         GenerationOutcome.objects.bulk_create(
             [
                 GenerationOutcome(

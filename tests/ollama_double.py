@@ -16,6 +16,10 @@ from typing import Any
 MODEL, DIGEST = "strict-judge:8b", "sha256:" + "5a" * 32
 
 
+def prompt_of(asked: dict[str, Any]) -> str:
+    return " ".join(message["content"] for message in asked["messages"])
+
+
 class OllamaDouble:
     """The server's address, what it was asked so far, and whether it is up."""
 
@@ -27,7 +31,7 @@ class OllamaDouble:
 
     @property
     def prompts(self) -> list[str]:
-        return [" ".join(message["content"] for message in asked["messages"]) for asked in self.asked]
+        return [prompt_of(asked) for asked in self.asked]
 
     def answer(self, prompt: str) -> str | None:
         """What the model says; None: the server breaks."""
@@ -58,7 +62,7 @@ def ollama_double() -> Iterator[OllamaDouble]:
             double.asked.append(asked)
             double.keys.add(self.headers.get("Authorization"))
             time.sleep(double.seconds)
-            said = double.answer(double.prompts[-1])
+            said = double.answer(prompt_of(asked))
             if said is None:
                 return self.reply({"error": "model runner has stopped"}, 500)
             message = {"role": "assistant", "content": said}

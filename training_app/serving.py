@@ -1,15 +1,16 @@
 """Short tasks that talk to an Ollama server: what it holds, whether a base model is what it serves under that name, and
 taking a model out of its memory."""
 
-import os
 from dataclasses import asdict
 
 from datasets_app.models import ModelServer
+from datasets_app.servers import KEY_LOST
 from finetune_site.lib.channel import load_json
+from finetune_site.lib.sealing import UnsealError
 from training_app.engine.catalogue import Told
 from training_app.engine.shapes import compare
 from training_app.models import BaseModel, OllamaState
-from training_app.ollama import ANSWER_SECONDS, PASSING, Client, OllamaError, Shown
+from training_app.ollama import ANSWER_SECONDS, PASSING, Client, OllamaError, Shown, Trouble
 from training_app.services import bases
 from training_app.services import servers as services
 
@@ -21,9 +22,11 @@ PARTS = ("general.finetune", "general.size_label")
 
 
 def client_of(server: ModelServer, *, seconds: float = ANSWER_SECONDS) -> Client:
-    """A client with the key that this machine's environment holds for the server."""
-    key = os.environ.get(server.key_variable, "") if server.key_variable else ""
-    return Client(server.base_url, key, seconds=seconds)
+    """A client with the key of the server."""
+    try:
+        return Client(server.base_url, server.key, seconds=seconds)
+    except UnsealError as error:
+        raise OllamaError(Trouble.TOKEN, KEY_LOST.format(server)) from error
 
 
 def look(pk: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from datasets_app.engine import facts
 from datasets_app.engine.chunks import Chunk
 from datasets_app.engine.elements import Element
+from datasets_app.engine.evidence import at
 
 NAME, VERSION = "extractive", "extractive-2"
 
@@ -32,9 +33,8 @@ def rows_of(
             seen[question.lower()] += 1
             yield {
                 "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": fact.answer}],
-                "quote": fact.quote,
-                "quote_start": start,
-                "quote_end": start + len(fact.quote),
+                "kind": "chat",
+                **at(fact.quote, start).fields(),
                 "fact": key,
                 "wording": f"{fact.shape}/{wording}",
                 "answer_key": fact.key,

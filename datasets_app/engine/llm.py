@@ -1,48 +1,41 @@
-"""The generator that asks a model, through LlamaIndex, for answers checked against a schema and against the text."""
+"""Models behind an Ollama or OpenAI-compatible address, asked through LlamaIndex for answers that follow a schema.
 
-import hashlib
+Every call is told whole: what was asked, what came back, tokens and seconds. An answer that does not follow the schema
+is asked for once more, with what is wrong about it.
+"""
+
 import os
-import re
-from collections.abc import Iterator
-from difflib import SequenceMatcher
+import time
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ValidationError
 
-from datasets_app.engine.chunks import Chunk
 from datasets_app.engine.spec import KEY_VARIABLE, ModelSpec
 
-NAME, VERSION = "llm", "llm-1"
-FUZZY_SHARE = 0.9
-ANSWER_TOKENS = 900
-PROMPT = """You write training examples from a passage of a document.
-
-Passage (from “{document}”, section “{section}”):
----
-{text}
----
-
-Write {pairs} facts that the passage states. For each fact give: {wordings} different questions that ask for it, each
-understandable without the passage (name the thing that is meant); one answer in a full sentence; and the exact words of
-the passage on which the answer rests. Use only what the passage says."""
+NAME = "llm"
+LETTERS_A_TOKEN = 3  # of most languages it is more
+BUSY_STATUS, BUSY_PAUSES = (429, 503), (1.0, 4.0)  # a server that loads a model or has no room asks for patience
 
 
 class Refused(Exception):
     """The model's answer cannot be used; the message says why."""
 
 
-class Pair(BaseModel):
-    """One fact: several questions, one answer, the words it rests on."""
+@dataclass(frozen=True)
+class Call:
+    """One request: `seconds` until the answer was whole; tokens None where the server does not count. `problem`: why
+    the answer could not be used, empty when it could."""
 
-    questions: list[str] = Field(min_length=1, max_length=8)
-    answer: str = Field(min_length=3, max_length=600)
-    quote: str = Field(min_length=3, max_length=600)
+    prompt: str
+    answer: str
+    tokens_in: int | None
+    tokens_out: int | None
+    seconds: float
+    problem: str = ""
 
-
-class Pairs(BaseModel):
-    """What the model returns for one passage."""
-
-    facts: list[Pair] = Field(min_length=1, max_length=10)
+    def fields(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def connect(spec: ModelSpec) -> Any:
@@ -60,6 +53,7 @@ def connect(spec: ModelSpec) -> Any:
             temperature=spec.temperature,
             thinking=False,
             headers=headers,
+            additional_kwargs={"num_predict": spec.answer_tokens},
         )
     from llama_index.llms.openai_like import OpenAILike
 
@@ -71,85 +65,88 @@ def connect(spec: ModelSpec) -> Any:
         is_function_calling_model=False,
         should_use_structured_outputs=True,
         context_window=spec.context_window,
-        max_tokens=ANSWER_TOKENS,
+        max_tokens=spec.answer_tokens,
         temperature=spec.temperature,
         timeout=spec.timeout_seconds,
         max_retries=0,
     )
 
 
-def rows_of(model: Any, spec: ModelSpec, chunk: Chunk, document: str) -> Iterator[dict[str, Any]]:
-    """Examples of one chunk; `Refused` when the model answered nothing usable, twice."""
-    pairs = _ask(model, spec, chunk, document)
-    refused: list[str] = []
-    made = 0
-    for pair in pairs.facts:
-        place = find_quote(chunk.text, pair.quote)
-        if place is None:
-            refused.append("a quote does not stand in the passage")
-            continue
-        start, end = place
-        fact = hashlib.sha256(f"{start}:{pair.answer}".encode()).hexdigest()[:16]
-        for number, question in enumerate(dict.fromkeys(text.strip() for text in pair.questions)):
-            if not question.endswith("?") and len(question) < 12:
-                refused.append("a question is none")
-                continue
-            made += 1
-            yield {
-                "messages": [
-                    {"role": "user", "content": question},
-                    {"role": "assistant", "content": pair.answer.strip()},
-                ],
-                "quote": chunk.text[start:end],
-                "quote_start": start,
-                "quote_end": end,
-                "fact": fact,
-                "wording": f"model/{number + 1}",
-                "answer_key": "",
-                "generator": NAME,
-                "model": spec.model,
-                "prompt_version": VERSION,
-            }
-    if not made:
-        raise Refused("; ".join(dict.fromkeys(refused)) or "the model stated no fact")
+def digest(model: Any, spec: ModelSpec) -> str:
+    """Which weights Ollama has under the name at this moment; empty where nobody tells."""
+    if spec.provider != "ollama":
+        return ""
+    try:
+        found = {entry.model: entry.digest for entry in model.client.list().models}
+    except Exception:  # what is wrong with the server, the first answer tells
+        return ""
+    return found.get(spec.model) or found.get(f"{spec.model}:latest") or ""
 
 
-def find_quote(text: str, quote: str) -> tuple[int, int] | None:
-    """Where a quote stands: word for word but for space and case, else the closest run of words if it is close."""
-    words = quote.split()
-    if not words:
-        return None
-    if match := re.search(r"\s+".join(map(re.escape, words)), text, re.I):
-        return match.span()
-    spans = [match.span() for match in re.finditer(r"\S+", text)]
-    best: tuple[float, tuple[int, int]] | None = None
-    for first in range(max(0, len(spans) - len(words) + 1)):
-        start, end = spans[first][0], spans[first + len(words) - 1][1]
-        ratio = SequenceMatcher(None, text[start:end].lower(), " ".join(words).lower(), autojunk=False).ratio()
-        if best is None or ratio > best[0]:
-            best = ratio, (start, end)
-    return best[1] if best and best[0] >= FUZZY_SHARE else None
+def ask(model: Any, spec: ModelSpec, schema: type[BaseModel], prompt: str, shorter: str, calls: list[Call]) -> Any:
+    """The model's answer as the schema has it; every request is added to `calls`. An answer cut at the length limit is
+    asked for again as `shorter` says, another one that does not follow the schema with what is wrong. `Refused` when
+    the second does not either."""
+    from llama_index.core.llms import ChatMessage
 
-
-def _ask(model: Any, spec: ModelSpec, chunk: Chunk, document: str) -> Pairs:
-    """One structured call, tried twice: a cut or malformed answer often comes whole the second time."""
-    from llama_index.core.prompts import PromptTemplate
-
-    template = PromptTemplate(PROMPT)
-    words = {
-        "document": document,
-        "section": " > ".join(chunk.section) or "–",
-        "text": chunk.text,
-        "pairs": spec.pairs_per_chunk,
-        "wordings": spec.wordings,
-    }
-    for attempt in (1, 2):
+    if len(prompt) > LETTERS_A_TOKEN * (spec.context_window - spec.answer_tokens):
+        raise Refused(
+            f"passage and template are longer than the model's context of {spec.context_window} tokens; choose shorter "
+            "passages, or ask the operator for a larger context"
+        )
+    messages = [ChatMessage(role="user", content=prompt)]
+    for _ in range(2):
+        call, is_cut = _call(model, spec, schema, messages, prompt)
         try:
-            answer = model.structured_predict(Pairs, template, **words)
-        except ValueError as error:  # pydantic's and the JSON decoder's
-            if attempt == 2:
-                raise Refused("the model's answer does not follow the schema") from error
+            found = schema.model_validate_json(call.answer)
+        except ValidationError as error:
+            problem = "the answer was cut at the length limit" if is_cut else _told(error)
+            calls.append(Call(**{**call.fields(), "problem": problem}))
+            if is_cut:
+                prompt = shorter
+                messages = [ChatMessage(role="user", content=prompt)]
+            else:
+                wrong = f"Your answer cannot be used: {problem}. Send all of it again, as JSON that follows the schema."
+                messages = [
+                    ChatMessage(role="user", content=prompt),
+                    ChatMessage(role="assistant", content=call.answer or "–"),
+                    ChatMessage(role="user", content=wrong),
+                ]
         else:
-            if isinstance(answer, Pairs):
-                return answer
-    raise Refused("the model's answer does not follow the schema")
+            calls.append(call)
+            return found
+    raise Refused(f"the model's answer does not follow the schema: {calls[-1].problem}")
+
+
+def _call(model: Any, spec: ModelSpec, schema: type[BaseModel], messages: list[Any], prompt: str) -> tuple[Call, bool]:
+    """One request, and whether its answer was cut at the length limit. Waits where a server says that it is busy."""
+    form = schema.model_json_schema()
+    if spec.provider == "ollama":
+        wanted: dict[str, Any] = {"format": form}
+    else:
+        told = {"name": "answer", "schema": form, "strict": True}
+        wanted = {"response_format": {"type": "json_schema", "json_schema": told}}
+    started = time.monotonic()
+    for pause in (*BUSY_PAUSES, None):
+        try:
+            reply = model.chat(messages, **wanted)
+            break
+        except Exception as error:
+            if pause is None or getattr(error, "status_code", None) not in BUSY_STATUS:
+                raise
+            time.sleep(pause)
+    seconds = round(time.monotonic() - started, 3)
+    raw = reply.raw if isinstance(reply.raw, dict) else reply.raw.model_dump()
+    usage = raw.get("usage") or {}
+    ended = raw.get("done_reason") or (raw.get("choices") or [{}])[0].get("finish_reason")
+    tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return Call(prompt, reply.message.content or "", *tokens, seconds), ended == "length"
+
+
+def _told(error: ValidationError) -> str:
+    """The first thing that is wrong, in short and without the answer's own words."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "json_invalid":
+        return "it is no JSON"
+    return (f"{place}: " if place else "") + first["msg"][:200]

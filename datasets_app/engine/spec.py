@@ -11,6 +11,7 @@ KEY_VARIABLE = "FINETUNE_LLM_API_KEY"  # under which an engine finds the key of 
 GENERATORS = ("extractive", "verbatim", "llm")
 # Of a passage: examples, nothing to say, an answer that cannot be used, a server that fails or is too slow.
 OUTCOMES = ("made", "nothing", "refused", "failed", "timed out")
+MAX_PARALLEL = 64
 AGAIN = OUTCOMES[2:]  # where a second try may end otherwise
 STRATEGIES = ("auto", "text", "ocr", "layout")
 CUTS = ("section", "page")
@@ -110,7 +111,8 @@ class Source:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model behind Ollama or an OpenAI-compatible address. The key comes from the environment alone."""
+    """A model behind Ollama or an OpenAI-compatible address. The key comes from the environment alone. Context and
+    answer in tokens; `parallel`: requests at once."""
 
     provider: str
     base_url: str
@@ -118,23 +120,27 @@ class ModelSpec:
     context_window: int = 4096
     temperature: float = 0.3
     timeout_seconds: float = 300
-    pairs_per_chunk: int = 2
-    wordings: int = 3
+    answer_tokens: int = 900
+    parallel: int = 1
 
     def __post_init__(self) -> None:
         if self.provider not in {"ollama", "openai"}:
             raise InputError(f"The provider must be ollama or openai, not {self.provider!r}.")
+        if not 1 <= self.parallel <= MAX_PARALLEL:
+            raise InputError(f"Between 1 and {MAX_PARALLEL} requests can be in flight at once.")
 
 
 @dataclass(frozen=True)
 class GenerateSpec:
-    """Make examples from the chunks of documents; `llm` is needed by the generator of that name."""
+    """Make examples from the chunks of documents. The generator `llm` needs the fields of a `ModelSpec`, and takes
+    those of a `Recipe`."""
 
     documents: list[dict[str, Any]]
     out_dir: str
     generator: str = "extractive"
     wordings_per_fact: int = 6
     llm: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.generator not in GENERATORS:

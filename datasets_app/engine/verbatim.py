@@ -4,6 +4,7 @@ import hashlib
 from typing import Any
 
 from datasets_app.engine.chunks import Chunk
+from datasets_app.engine.evidence import at
 
 NAME, VERSION = "verbatim", "verbatim-1"
 MIN_CHARACTERS = 40  # a shorter passage is a remnant: a page number, a lone caption
@@ -18,9 +19,7 @@ def rows_of(chunk: Chunk) -> list[dict[str, Any]]:
         {
             "kind": "text",
             "text": "\n\n".join([" > ".join(headings), chunk.text] if headings else [chunk.text]),
-            "quote": chunk.text,
-            "quote_start": 0,
-            "quote_end": len(chunk.text),
+            **at(chunk.text, 0).fields(),
             "fact": hashlib.sha256(chunk.text.encode()).hexdigest()[:16],
             "wording": "verbatim",
             "answer_key": "",

@@ -1,7 +1,7 @@
 from datasets_app.models.datasets import Dataset, DatasetVersion, VersionEntry
 from datasets_app.models.documents import Chunk, Correction, Document, Element, Parsing, ReadingDefault
 from datasets_app.models.examples import Decision, Example, ExampleText, State
-from datasets_app.models.generation import Generation, GenerationOutcome, ImportBatch, ModelServer
+from datasets_app.models.generation import Generation, GenerationCall, GenerationOutcome, ImportBatch, ModelServer
 from datasets_app.models.labelstudio import (
     Conflict,
     LabelStudioImport,
@@ -11,6 +11,7 @@ from datasets_app.models.labelstudio import (
     LabelStudioServer,
     LabelStudioTask,
 )
+from datasets_app.models.recipes import Recipe, RecipeVersion
 from datasets_app.models.tally import Counts, Tally
 from datasets_app.models.uploads import Upload
 
@@ -27,6 +28,7 @@ __all__ = [
     "Example",
     "ExampleText",
     "Generation",
+    "GenerationCall",
     "GenerationOutcome",
     "ImportBatch",
     "LabelStudioImport",
@@ -38,6 +40,8 @@ __all__ = [
     "ModelServer",
     "Parsing",
     "ReadingDefault",
+    "Recipe",
+    "RecipeVersion",
     "State",
     "Tally",
     "Upload",

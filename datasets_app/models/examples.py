@@ -10,9 +10,10 @@ from django.db import models
 from django.urls import reverse
 from django.utils import timezone
 
+from datasets_app.engine import evidence
 from datasets_app.models.datasets import Dataset
 from datasets_app.models.documents import Chunk, Document
-from datasets_app.models.generation import Generation, ImportBatch
+from datasets_app.models.generation import Generation, GenerationCall, ImportBatch
 from finetune_site.lib.numbers import whole_number
 from finetune_site.projects.models import Project
 
@@ -38,6 +39,15 @@ class Origin(models.TextChoices):
     CHAT = "chat", "from a chat"
 
 
+class Support(models.TextChoices):
+    """What an example's quotes and numbers say of it."""
+
+    VERIFIED = evidence.VERIFIED, "its quotes stand in the source"
+    CLOSE = evidence.CLOSE, "its quotes stand there nearly so"
+    UNVERIFIED = evidence.UNVERIFIED, "a quote or number is not found"
+    STALE = "stale", "the source changed since"
+
+
 class ExampleQuerySet(models.QuerySet["Example"]):
     def visible_to(self, user: User | AnonymousUser) -> "ExampleQuerySet":
         return self.filter(dataset__project__in=Project.objects.visible_to(user))
@@ -46,9 +56,26 @@ class ExampleQuerySet(models.QuerySet["Example"]):
         """Approved ones that `person` made, whose present text they wrote, and that they approved themselves."""
         return self.filter(state=State.APPROVED, author=person, text__author=person, decided_by=person)
 
-    def chosen_by(self, *, state: str = "", document: str = "", origin: str = "", text: str = "") -> "ExampleQuerySet":
-        """The filter of the review page; an empty value does not filter. `document`: its key, or a part of its name."""
+    def chosen_by(
+        self,
+        *,
+        state: str = "",
+        document: str = "",
+        on_page: str = "",
+        support: str = "",
+        tag: str = "",
+        origin: str = "",
+        text: str = "",
+    ) -> "ExampleQuerySet":
+        """The filter of the review page; an empty value does not filter. `document`: its key, or a part of its name;
+        `on_page`: one that the source stands on; `tag`: with those below it."""
         found = self
+        if number := whole_number(on_page):
+            found = found.filter(page_start__lte=number, page_end__gte=number)
+        if support in Support.values:
+            found = found.filter(support=support)
+        if tag:
+            found = found.filter(models.Q(tag=tag) | models.Q(tag__startswith=f"{tag} / "))
         if state in State.values:
             found = found.filter(state=state)
         if key := whole_number(document):
@@ -88,6 +115,10 @@ class Example(models.Model):
     page_end = models.PositiveIntegerField(null=True)
     section = models.JSONField(default=list)
     section_key = models.CharField(max_length=16, blank=True)
+    # What it rests on: the first quote that was found, all of them with their places, and what is in doubt.
+    support = models.CharField(max_length=10, choices=Support.choices, blank=True)
+    evidence = models.JSONField(default=list)
+    doubts = models.JSONField(default=list)
     quote = models.TextField(blank=True)
     quote_start = models.PositiveIntegerField(null=True)
     quote_end = models.PositiveIntegerField(null=True)
@@ -97,12 +128,18 @@ class Example(models.Model):
     generator = models.CharField(max_length=40, blank=True)
     model = models.CharField(max_length=200, blank=True)
     prompt_version = models.CharField(max_length=40, blank=True)
+    tag = models.CharField(max_length=100, blank=True)
+    call = models.ForeignKey(GenerationCall, models.SET_NULL, null=True, related_name="examples")
 
     objects = ExampleQuerySet.as_manager()
 
     class Meta:
         ordering = ["pk"]
-        indexes = [models.Index(fields=["dataset", "state", "id"], name="example_review")]
+        indexes = [
+            models.Index(fields=["dataset", "state", "id"], name="example_review"),
+            models.Index(fields=["dataset", "support", "id"], name="example_support"),
+            models.Index(fields=["dataset", "tag", "id"], name="example_tag", condition=~models.Q(tag="")),
+        ]
         constraints = [
             # A job that is delivered twice adds nothing.
             models.UniqueConstraint(
@@ -110,6 +147,7 @@ class Example(models.Model):
             ),
             models.UniqueConstraint(fields=["batch", "import_line"], name="one_example_per_line"),
             models.CheckConstraint(condition=models.Q(state__in=State.values), name="known_example_state"),
+            models.CheckConstraint(condition=models.Q(support__in=["", *Support.values]), name="known_support"),
             models.CheckConstraint(
                 condition=models.Q(state=State.DRAFT) | models.Q(decided_by__isnull=False) | ~models.Q(decided_name=""),
                 name="decision_has_its_person",
@@ -135,14 +173,27 @@ class Example(models.Model):
         return f"{self.page_start}–{self.page_end}" if self.page_end != self.page_start else str(self.page_start)
 
     @property
-    def source_parts(self) -> tuple[str, str, str] | None:
-        """The passage before, in and after the quoted span; None without a passage or when it changed since."""
-        if not self.chunk or self.quote_start is None or self.quote_end is None:
-            return None
-        text = self.chunk.text
-        if text[self.quote_start : self.quote_end] != self.quote:
-            return None
-        return text[: self.quote_start], self.quote, text[self.quote_end :]
+    def spans(self) -> list[dict[str, Any]]:
+        """Its quotes, those with a place in the order of the passage."""
+        told: list[dict[str, Any]] = self.evidence
+        if not told and self.quote:
+            told = [{"quote": self.quote, "start": self.quote_start, "end": self.quote_end, "match": evidence.EXACT}]
+        return sorted(told, key=lambda span: (span["start"] is None, span["start"] or 0))
+
+    @property
+    def source_parts(self) -> list[tuple[str, bool]]:
+        """The passage in pieces, each with whether it is quoted; none without a passage or when it changed since."""
+        placed = [span for span in self.spans if span["start"] is not None]
+        if not self.chunk or not placed:
+            return []
+        text, place, parts = self.chunk.text, 0, []
+        for span in placed:
+            if text[span["start"] : span["end"]] != span["quote"]:
+                return []
+            start = max(place, span["start"])  # quotes may overlap
+            parts += [(text[place:start], False), (text[start : span["end"]], True)]
+            place = max(place, span["end"])
+        return [part for part in [*parts, (text[place:], False)] if part[0]]
 
 
 class ExampleText(models.Model):

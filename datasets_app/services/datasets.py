@@ -8,15 +8,30 @@ from django.db import connection, transaction
 from django.db.models import Max
 from django.urls import reverse
 
+from datasets_app.engine.recipes import Recipe
 from datasets_app.engine.spec import AGAIN, OUTCOMES
-from datasets_app.models import Dataset, DatasetVersion, Document, Generation, ImportBatch, ModelServer, State, Tally
+from datasets_app.models import (
+    Chunk,
+    Dataset,
+    DatasetVersion,
+    Document,
+    Generation,
+    ImportBatch,
+    ModelServer,
+    RecipeVersion,
+    State,
+    Tally,
+)
 from datasets_app.services.storage import Arrival, TooLargeError, arriving
 from finetune_site.bucket import BucketError
 from finetune_site.jobs import services as jobs
 from finetune_site.jobs.models import UNFINISHED
+from finetune_site.lib.channel import InputError, read_spec
 from finetune_site.projects.models import Project
 from finetune_site.projects.quotas import QuotaError, disk_refusal, take_disk
 from finetune_site.projects.services import audit
+
+TRIAL_PASSAGES = 5
 
 
 class DatasetError(Exception):
@@ -56,8 +71,12 @@ def start_generation(
     generator: str = "extractive",
     server: ModelServer | None = None,
     options: dict[str, Any] | None = None,
+    recipe: RecipeVersion | None = None,
+    is_trial: bool = False,
 ) -> Generation:
-    """Make examples from parsed documents, in the background."""
+    """Make examples from parsed documents, in the background. A trial asks a model about some passages alone, and keeps
+    what it answers beside the dataset. `options` of a model: `model`, and without the project's `recipe` fields of one.
+    """
     chosen = list(documents)
     if not chosen:
         raise DatasetError("Choose at least one document that is parsed.")
@@ -67,13 +86,70 @@ def start_generation(
         raise DatasetError(f"“{unready[0]}” is not parsed yet. Wait for it, or leave it out.")
     if generator == "llm" and server is None:
         raise DatasetError("Choose a model server, or generate without a model.")
+    told = dict(options or {})
+    if generator == "llm":
+        told["recipe"] = recipe.fields if recipe else told.get("recipe", {"kind": "qa"})
+        check_recipe(told["recipe"])
+    elif is_trial:
+        raise DatasetError("Without a model there is nothing to try: it takes seconds to make them all.")
     generation = Generation.objects.create(
-        dataset=dataset, generator=generator, server=server, options=options or {}, created_by=actor
+        dataset=dataset,
+        generator=generator,
+        server=server,
+        recipe=recipe,
+        options=told,
+        is_trial=is_trial,
+        created_by=actor,
     )
     generation.documents.set(chosen)
     _enqueue_generation(actor, generation)
-    audit(dataset.project, actor, "generated examples for", dataset, after={"documents": [str(d) for d in chosen]})
+    after = {"documents": [str(d) for d in chosen], "generator": generator, **_short(told)}
+    audit(dataset.project, actor, "tried a recipe for" if is_trial else "generated examples for", dataset, after=after)
     return generation
+
+
+def _short(options: dict[str, Any]) -> dict[str, Any]:
+    """What of them the trail keeps: a recipe by its name."""
+    recipe = options.get("recipe")
+    return {**options, "recipe": Recipe(**recipe).version} if recipe else options
+
+
+def check_recipe(fields: dict[str, Any]) -> Recipe:
+    """The recipe of these fields; `DatasetError` says what is wrong with it."""
+    try:
+        return read_spec(Recipe, fields)
+    except InputError as error:
+        raise DatasetError(str(error)) from error
+
+
+def recipe_of(generation: Generation) -> dict[str, Any]:
+    """The fields of the recipe that a model was asked by."""
+    usual = {"kind": "qa", "settings": {"wordings": generation.options.get("wordings", 3)}}
+    found: dict[str, Any] = generation.options.get("recipe", usual)
+    return found
+
+
+def trial_passages(generation: Generation) -> set[tuple[int, int]]:
+    """The passages that a trial asks about: some of all, evenly over the documents and their length."""
+    chunks = Chunk.objects.filter(document__in=generation.documents.all())
+    every = list(chunks.order_by("document", "index").values_list("document_id", "index"))
+    step = len(every) / min(TRIAL_PASSAGES, len(every) or 1)
+    return {every[int((number + 0.5) * step)] for number in range(min(TRIAL_PASSAGES, len(every)))}
+
+
+def go_on(*, actor: User, trial: Generation) -> Generation:
+    """Make examples from all passages, as a trial did from some."""
+    if not trial.is_trial:
+        raise DatasetError("This is no trial.")
+    return start_generation(
+        actor=actor,
+        dataset=trial.dataset,
+        documents=trial.documents.all(),
+        generator=trial.generator,
+        server=trial.server,
+        options=trial.options,
+        recipe=trial.recipe,
+    )
 
 
 @transaction.atomic
@@ -103,7 +179,8 @@ def generate_again(*, actor: User, generation: Generation, outcome: str) -> None
 def note_counts(generation: Generation) -> None:
     """Its outcomes and examples, counted anew."""
     outcomes = {**dict.fromkeys(OUTCOMES, 0), **generation.outcome_counts}
-    counts = {"chunks": sum(outcomes.values()), **outcomes, "examples": generation.examples.count()}
+    examples = len(generation.sample) if generation.is_trial else generation.examples.count()
+    counts = {"chunks": sum(outcomes.values()), **outcomes, "examples": examples}
     Generation.objects.filter(pk=generation.pk).update(counts=counts)
 
 

@@ -2,15 +2,19 @@
 
 from typing import Any
 
+from datasets_app.engine import evidence
 from datasets_app.engine.formats import Row
-from datasets_app.models import Chunk, Document, Example, ExampleText, Generation, ImportBatch
-from datasets_app.models.examples import Kind, Origin, words_of
+from datasets_app.models import Chunk, Document, Example, ExampleText, Generation, GenerationCall, ImportBatch
+from datasets_app.models.examples import Origin, Support, words_of
 
 _COPIED = (
     "page_start",
     "page_end",
     "section",
     "section_key",
+    "support",
+    "evidence",
+    "doubts",
     "quote",
     "quote_start",
     "quote_end",
@@ -22,8 +26,36 @@ _COPIED = (
 )
 
 
-def add_generated(generation: Generation, rows: list[dict[str, Any]]) -> int:
-    """Examples of some passages; rows that are there already are left alone. Returns how many were added."""
+CONTENTS = ("messages", "prompt", "chosen", "rejected", "text")
+
+
+def content_of(row: dict[str, Any]) -> dict[str, Any]:
+    """What of a generator's row is the example itself."""
+    return {name: row[name] for name in CONTENTS if name in row}
+
+
+def add_calls(generation: Generation, work: int, calls: list[dict[str, Any]]) -> None:
+    """Requests of a job; those that are there already are left alone."""
+    GenerationCall.objects.bulk_create(
+        [
+            GenerationCall(
+                generation=generation,
+                document_id=call["document"],
+                chunk_index=call["chunk"],
+                work=work,
+                problem=call["problem"][:300],
+                **{name: call[name] for name in ("number", "prompt", "answer", "tokens_in", "tokens_out", "seconds")},
+            )
+            for call in calls
+        ],
+        batch_size=500,
+        ignore_conflicts=True,
+    )
+
+
+def add_generated(generation: Generation, rows: list[dict[str, Any]], work: int = 0) -> int:
+    """Examples of some passages that a job, `work`, made; rows that are there already are left alone. Returns how many
+    were added."""
     documents = {document.pk: document for document in generation.documents.all()}
     chunks = {
         (chunk.document_id, chunk.index): chunk for chunk in Chunk.objects.filter(document__in=documents).defer("text")
@@ -31,6 +63,10 @@ def add_generated(generation: Generation, rows: list[dict[str, Any]]) -> int:
     known = set(
         Example.objects.filter(generation=generation).values_list("document_id", "chunk_index", "fact", "wording")
     )
+    calls: dict[tuple[Any, ...], GenerationCall] = {
+        (call.document_id, call.chunk_index, call.number): call
+        for call in generation.calls.filter(work=work).only("document_id", "chunk_index", "number")
+    }
     pairs = [
         (
             Example(
@@ -44,9 +80,11 @@ def add_generated(generation: Generation, rows: list[dict[str, Any]]) -> int:
                 chunk=chunks.get((row["document"], row["chunk"])),
                 chunk_index=row["chunk"],
                 wording=row["wording"][:60],
+                tag=row.get("tag", ""),
+                call=calls.get((row["document"], row["chunk"], row.get("call"))),
                 **{name: row[name] for name in _COPIED},
             ),
-            {"text": row["text"]} if row["kind"] == Kind.TEXT else {"messages": row["messages"]},
+            content_of(row),
         )
         for row in rows
         if (row["document"], row["chunk"], row["fact"], row["wording"][:60]) not in known
@@ -77,19 +115,44 @@ def add_imported(batch: ImportBatch, rows: list[Row]) -> int:
 
 
 def find_chunks_again(document: Document) -> None:
-    """After a new parsing: give examples their passage back where their quote still stands in it."""
-    orphans = Example.objects.filter(document=document, chunk=None).exclude(quote="")
+    """After a new parsing: give examples their passage back where all their quotes still stand in it; the others are
+    stale from then on, until a later parsing brings the words back."""
+    orphans = Example.objects.filter(document=document, chunk=None, generation__isnull=False).exclude(quote="")
     if not orphans.exists():
         return
     chunks = list(document.chunks.all())
     for example in orphans.iterator():
+        placed = [span for span in example.spans if span["start"] is not None]
         for chunk in chunks:
-            start = chunk.text.find(example.quote)
-            if start >= 0:
-                example.chunk, example.chunk_index = chunk, chunk.index
-                example.quote_start, example.quote_end = start, start + len(example.quote)
-                example.save(update_fields=["chunk", "chunk_index", "quote_start", "quote_end"])
+            starts = [chunk.text.find(span["quote"]) for span in placed]
+            if min(starts) >= 0:
+                _move(example, chunk, dict(zip((span["quote"] for span in placed), starts, strict=True)))
                 break
+        else:
+            example.support = Support.STALE
+            example.save(update_fields=["support"])
+
+
+def _move(example: Example, chunk: Chunk, starts: dict[str, int]) -> None:
+    """To the passage where its quotes stand now."""
+    spans = [
+        {**span, "start": starts[span["quote"]], "end": starts[span["quote"]] + len(span["quote"])}
+        if span["quote"] in starts
+        else span
+        for span in example.spans
+    ]
+    example.chunk, example.chunk_index, example.evidence = chunk, chunk.index, spans
+    example.page_start, example.page_end = chunk.page_start, chunk.page_end
+    example.section, example.section_key = chunk.section, chunk.section_key
+    example.quote_start, example.quote_end = starts[example.quote], starts[example.quote] + len(example.quote)
+    is_close = any(span["match"] == evidence.CLOSE for span in spans)
+    example.support = Support.UNVERIFIED if example.doubts else Support.CLOSE if is_close else Support.VERIFIED
+    example.save(
+        update_fields=[
+            "chunk", "chunk_index", "evidence", "page_start", "page_end", "section", "section_key", "quote_start",
+            "quote_end", "support",
+        ]
+    )  # fmt: skip
 
 
 def _create(pairs: list[tuple[Example, dict[str, Any]]], author: int) -> int:

@@ -30,9 +30,10 @@ from datasets_app.forms import (
 from datasets_app.models import Dataset, DatasetVersion, LabelStudioLink, LabelStudioServer, State, Tally
 from datasets_app.services import datasets as services
 from datasets_app.services import examples as example_services
-from datasets_app.services import sealing
+from datasets_app.services import sealing, trials
 from finetune_site import bucket
 from finetune_site.downloads import send_file, send_pieces
+from finetune_site.jobs.models import JobState
 from finetune_site.projects.access import SignedInRequest, get_project, has_role
 from finetune_site.projects.models import Role
 
@@ -106,8 +107,10 @@ def generate(request: SignedInRequest, pk: int) -> HttpResponse:
     found = access.get_dataset(request.user, pk, role=Role.TRAINER)
     form = GenerateForm(request.POST or None, project=found.project)
     if form.is_valid():
+        is_trial = request.POST.get("act") == "try"
         try:
-            return redirect(services.start_generation(actor=request.user, dataset=found, **form.arguments))
+            made = services.start_generation(actor=request.user, dataset=found, is_trial=is_trial, **form.arguments)
+            return redirect(made)
         except services.DatasetError as error:
             form.add_error(None, str(error))
     has_documents = form.fields["documents"].queryset.exists()  # type: ignore[attr-defined]  # a model field
@@ -130,6 +133,17 @@ def generation_again(request: SignedInRequest, pk: int) -> HttpResponse:
     found = access.get_generation(request.user, pk, role=Role.TRAINER)
     try:
         services.generate_again(actor=request.user, generation=found, outcome=request.POST.get("outcome", ""))
+    except services.DatasetError as error:
+        messages.error(request, str(error))
+    return redirect(found)
+
+
+@require_POST
+def generation_go_on(request: SignedInRequest, pk: int) -> HttpResponse:
+    """From all passages what a trial made from some."""
+    found = access.get_generation(request.user, pk, role=Role.TRAINER)
+    try:
+        return redirect(services.go_on(actor=request.user, trial=found))
     except services.DatasetError as error:
         messages.error(request, str(error))
     return redirect(found)
@@ -268,14 +282,23 @@ def _generation_context(request: SignedInRequest, pk: int) -> dict[str, object]:
     found = access.get_generation(request.user, pk)
     outcomes = found.outcomes.select_related("document")
     chosen = request.GET.get("outcome", "")
-    return _context(found.dataset) | {
+    may = has_role(request.user, found.dataset.project, Role.TRAINER)
+    context = _context(found.dataset) | {
         "generation": found,
+        "recipe": services.check_recipe(services.recipe_of(found)) if found.generator == "llm" else None,
         "documents": found.documents.all(),
+    }
+    if found.is_trial:
+        is_done = bool(found.job and found.job.state == JobState.SUCCEEDED)
+        return context | {
+            "passages": trials.passages(found),
+            "forecast": trials.forecast(found) if is_done else None,
+            "may_go_on": may and is_done,
+        }
+    return context | {
         "made": found.examples.count(),
         "sums": found.outcome_counts,
-        "may_again": found.generator == "llm"
-        and bool(found.job and found.job.is_finished)
-        and has_role(request.user, found.dataset.project, Role.TRAINER),
+        "may_again": found.generator == "llm" and bool(found.job and found.job.is_finished) and may,
         "again": AGAIN,
         "outcome": chosen,
         "page": Paginator(outcomes.filter(outcome=chosen) if chosen else outcomes, 100).get_page(

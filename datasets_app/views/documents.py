@@ -1,8 +1,11 @@
 """Documents: upload, list, read, parse again, delete."""
 
+from typing import Any
+
 from django.conf import settings
 from django.contrib import messages
 from django.core.paginator import Paginator
+from django.db.models import Count
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
@@ -11,7 +14,7 @@ from datasets_app.access import get_document
 from datasets_app.engine import media_type
 from datasets_app.engine.tables import cells
 from datasets_app.forms import DocumentFilterForm
-from datasets_app.models import Document, Element
+from datasets_app.models import Document, Element, Example
 from datasets_app.services import documents as services
 from datasets_app.services import pages, uploads
 from finetune_site.bucket import BucketError
@@ -178,6 +181,12 @@ def _first_pieces(document: Document, page: int | None) -> dict[int, int]:
     return {spans[0][0]: index for index, spans in chunks.values_list("index", "spans") if spans}
 
 
+def _made_here(document: Document, number: int | None) -> Any:
+    """How many examples of which dataset rest on a page, or on any of them."""
+    chosen = Example.objects.filter(document=document).chosen_by(on_page=str(number or ""))
+    return chosen.order_by("dataset").values("dataset", "dataset__name").annotate(count=Count("pk"))
+
+
 def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
     found = get_document(request.user, pk)
     kept = found.elements.all()
@@ -205,6 +214,7 @@ def _context(request: SignedInRequest, pk: int) -> dict[str, object]:
         "section": "documents",
         "page": page,
         "headings": found.elements.filter(kind="title").values("index", "text", "depth", "page")[:200],
+        "made_here": _made_here(found, number),
         "may_parse": has_role(request.user, found.project, Role.TRAINER),
         "may_delete": has_role(request.user, found.project, Role.OWNER),
     }

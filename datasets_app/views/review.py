@@ -13,7 +13,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from datasets_app import access
 from datasets_app.forms import ConversationForm, PreferenceForm, TextForm, TurnsForm
 from datasets_app.models import Dataset, Document, Example, State, Tally
-from datasets_app.models.examples import ExampleQuerySet, Kind, Origin
+from datasets_app.models.examples import ExampleQuerySet, Kind, Origin, Support
 from datasets_app.services import examples as services
 from datasets_app.services.datasets import DatasetError
 from finetune_site.lib.numbers import whole_number
@@ -21,7 +21,7 @@ from finetune_site.projects.access import SignedInRequest, has_role
 from finetune_site.projects.models import Role
 
 MOST_DOCUMENTS = 200
-FILTERS = ("state", "document", "origin", "text")
+FILTERS = ("state", "document", "on_page", "support", "tag", "origin", "text")
 
 
 @require_GET
@@ -184,7 +184,7 @@ def _review_context(request: SignedInRequest, pk: int) -> dict[str, object]:
 
 
 def _at(dataset: Dataset, chosen: ExampleQuerySet, query: QueryDict) -> Example | None:
-    rows = Example.objects.select_related("text", "chunk", "document", "decided_by", "author")
+    rows = Example.objects.select_related("text", "chunk", "document", "decided_by", "author", "call")
     if shown := whole_number(query.get("show", "")):
         return rows.filter(dataset=dataset, pk=shown).first()
     after = whole_number(query.get("after", ""))
@@ -199,6 +199,7 @@ def _context(request: SignedInRequest, dataset: Dataset) -> dict[str, object]:
         "section": "datasets",
         "states": State.choices,
         "origins": Origin.choices,
+        "supports": Support.choices,
         "documents": _documents(dataset),
         "may_judge": has_role(request.user, dataset.project, Role.REVIEWER),
     }

@@ -58,13 +58,16 @@ class DatasetOut(Schema):
 
 
 class GenerateIn(Schema):
-    """`generator`: “extractive”, “verbatim”, or a model as the page offers it: “server key:name”."""
+    """`generator`: “extractive”, “verbatim”, or a model as the page offers it: “server key:name”. `recipe`: what a
+    model makes, a kind as it is shipped or the id of one of the project's recipes. A trial asks about five passages."""
 
     model_config = example(documents=[1, 2], generator="extractive", wordings=6)
 
     documents: list[int] = Field(max_length=1000)
     generator: Line = "extractive"
     wordings: int = Field(6, ge=1, le=12)
+    recipe: Line = "qa"
+    is_trial: bool = False
 
 
 class WorkOut(Schema):
@@ -201,10 +204,12 @@ def dataset_delete(request: TokenRequest, pk: Key) -> Status[None]:
 def generate(request: TokenRequest, pk: Key, body: GenerateIn) -> Status[Any]:
     """Make examples from parsed documents, in the background."""
     found = fetch(request, access.get_dataset, pk, Role.TRAINER)
-    typed = {"documents": body.documents, "model": body.generator, "wordings": body.wordings}
+    typed = {
+        "documents": body.documents, "model": body.generator, "wordings": body.wordings, "recipe": body.recipe
+    }  # fmt: skip
     form = GenerateForm(typed, project=found.project)
     check(form)
-    made = services.start_generation(actor=request.user, dataset=found, **form.arguments)
+    made = services.start_generation(actor=request.user, dataset=found, is_trial=body.is_trial, **form.arguments)
     return Status(201, WorkOut.from_orm(made))
 
 

@@ -32,7 +32,7 @@ def server():
             if name in double.rambles:
                 return "I would say it is heavy."
             fact = {"questions": [f"What does the {name} pump weigh?"], "answer": f"It weighs {WORDS[name]}."}
-            return json.dumps({"facts": [{**fact, "quote": f"The {name} pump weighs {WORDS[name]}."}]})
+            return json.dumps({"items": [{**fact, "quotes": [f"The {name} pump weighs {WORDS[name]}."]}]})
 
         double.answer = answer
         double.row = ModelServer.objects.create(
@@ -52,7 +52,7 @@ def generation(project, trainer, server):
     dataset = datasets.create_dataset(actor=trainer, project=project, name="Pumps")
     made = datasets.start_generation(
         actor=trainer, dataset=dataset, documents=[document], generator="llm", server=server.row,
-        options={"model": MODEL, "wordings": 1},
+        options={"model": MODEL, "recipe": {"kind": "qa", "settings": {"wordings": 1}}},
     )  # fmt: skip
     run_all()
     return Generation.objects.get(pk=made.pk)
@@ -68,12 +68,15 @@ def test_only_what_failed_is_asked_for_again(generation, server, trainer, viewer
     page = client.get(generation.get_absolute_url()).content.decode()
     assert "Try the 1 failed again" in page and "Try the 1 refused again" in page and "Go on with" not in page
     assert "again" not in client_of(viewer).get(generation.get_absolute_url()).content.decode().partition("<main")[2]
+    stored = set(generation.calls.values_list("pk", flat=True))
     server.asked.clear()
     server.breaks, server.rambles = set(), {"gamma"}
     client.post(url, {"outcome": "failed"})
     run_all()
     assert len(server.asked) == 1 and "The beta pump" in server.prompts[0]
     assert outcomes(generation) == {0: "made", 1: "made", 2: "refused"}
+    assert stored < set(generation.calls.values_list("pk", flat=True))
+    assert generation.calls.exclude(pk__in=stored).get().chunk_index == 1
     server.rambles = set()
     client.post(url, {"outcome": "refused"})
     run_all()

@@ -42,7 +42,8 @@ def test_a_document_becomes_a_sealed_version(project, trainer, reviewer, client_
     assert generation.outcomes.count() == document.chunks.count()
     assert dataset.examples.count() == generation.counts["examples"] > 300
     example = dataset.examples.filter(answer_key="Lorvan 150").first()
-    assert example.source_parts[1] == "oil type | Lorvan 150"
+    assert [part for part, is_quoted in example.source_parts if is_quoted] == ["oil type | Lorvan 150"]
+    assert example.support == "verified"
     assert example.section[-1] == "The Brannick gearbox"
 
     whole = client.post(

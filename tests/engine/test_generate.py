@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from datasets_app.engine import facts, llm
+from datasets_app.engine import facts
 from datasets_app.engine.chunks import make, write
 from datasets_app.engine.elements import Element
 from datasets_app.engine.elements import write as write_elements
@@ -129,21 +129,6 @@ def test_sentences_without_a_named_subject_make_no_fact(sentence):
     assert [f for f in facts.find([Element(0, "text", sentence, 1, None, [])], "m", 6) if f.shape != "section"] == []
 
 
-@pytest.mark.parametrize(
-    ("quote", "want"),
-    [
-        ("Lorvan  150", "Lorvan 150"),
-        ("lorvan 150", "Lorvan 150"),
-        ("the oil type is Lorvan 150", None),
-        ("nowhere", None),
-    ],
-)
-def test_a_quote_is_found_word_for_word_or_not_at_all(quote, want):
-    text = "The gearbox takes Lorvan 150 and nothing else."
-    place = llm.find_quote(text, quote)
-    assert (place and text[slice(*place)]) == want
-
-
 def test_a_server_that_is_not_there_is_an_outcome_and_not_a_crash(tmp_path):
     server = {"provider": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "m", "timeout_seconds": 3}
     outcome, events = generate(tmp_path, generator="llm", llm=server)
@@ -183,14 +168,18 @@ def test_a_real_model_behind_a_real_server_gets_every_passage_an_outcome(tmp_pat
         "provider": "openai",
         "base_url": f"http://127.0.0.1:{port}/v1",
         "model": "m",
-        "pairs_per_chunk": 1,
-        "wordings": 2,
+        "timeout_seconds": 200,
+        "parallel": 2,
     }
-    outcome, events = generate(tmp_path, generator="llm", llm={**model, "timeout_seconds": 200})
+    recipe = {"kind": "qa", "settings": {"count": 1, "wordings": 2}}
+    outcome, events = generate(tmp_path, generator="llm", llm=model, recipe=recipe)
     del server
     assert outcome.returncode == 0, outcome.log_tail
     [chunk] = [event for event in events if event["event"] == "chunk"]
     assert chunk["outcome"] in {"made", "refused"}, chunk
     assert chunk["made"] == len(rows(tmp_path))
     text = next(make(ELEMENTS, Reading())).text
-    assert all(text[row["quote_start"] : row["quote_end"]] == row["quote"] for row in rows(tmp_path))
+    found = [span for row in rows(tmp_path) for span in row["evidence"] if span["match"] != "none"]
+    assert all(text[span["start"] : span["end"]] == span["quote"] for span in found)
+    calls = [json.loads(line) for line in (tmp_path / "out" / "calls.jsonl").read_text().splitlines()]
+    assert calls and all(call["tokens_in"] and call["tokens_out"] and call["seconds"] > 0 for call in calls)

@@ -92,7 +92,7 @@ def test_passages_become_texts_that_are_learnt(project, trainer, client_of, base
     client.post(reverse("generate", args=[dataset.pk]), fields)
     run_all()
     example = Example.objects.first()
-    assert (example.kind, example.source_parts[1]) == ("text", example.quote)
+    assert (example.kind, example.source_parts) == ("text", [(example.quote, True)])
     assert "weighs 0 kg" in example.text.content["text"]
     assert "learnt as it stands" in client.get(reverse("review", args=[dataset.pk])).content.decode()
     edited = client.post(reverse("example_edit", args=[example.pk]), {"text": "Part 0 weighs nothing at all."})

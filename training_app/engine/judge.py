@@ -18,7 +18,6 @@ from training_app.engine.spec import JudgeSpec
 
 SIDES = ("base", "tuned")
 FAILURES_IN_A_ROW = 8
-LETTERS_A_TOKEN = 3  # of most languages it is more
 PROMPT = """You judge the answer that somebody gave to a question. Judge it by this rubric:
 ---
 {rubric}
@@ -61,7 +60,7 @@ def judge(spec: JudgeSpec, channel: Channel) -> dict[str, Any]:
     settled = {(line["row"], line["side"]): line for line in earlier if line["outcome"] != "failed"}
     model_spec = read_spec(ModelSpec, {**spec.llm, "temperature": 0.0})
     model = llm.connect(model_spec)
-    who = {"model": model_spec.model, "provider": model_spec.provider, "digest": _digest(model, model_spec)}
+    who = {"model": model_spec.model, "provider": model_spec.provider, "digest": llm.digest(model, model_spec)}
     total, failures, line = len(SIDES) * len(rows), 0, {"reason": ""}
     channel.emit("started", total=total, done=len(settled), **who)
     with (out / "grades.jsonl").open("a", encoding="utf-8") as grades:
@@ -92,8 +91,8 @@ def _try(model: Any, model_spec: ModelSpec, rubric: str, row: dict[str, Any], an
 
     words = {"rubric": rubric, "question": row["question"], "reference": row["reference"], "answer": answer}
     # Ollama cuts what does not fit without a word, and the judge would score what it has not read.
-    room = model_spec.context_window - llm.ANSWER_TOKENS
-    if len(PROMPT) + sum(map(len, words.values())) > LETTERS_A_TOKEN * room:
+    room = model_spec.context_window - model_spec.answer_tokens
+    if len(PROMPT) + sum(map(len, words.values())) > llm.LETTERS_A_TOKEN * room:
         return _outcome("refused", None, "Rubric, question and answers are longer than the judge's context.")
     try:
         grade = model.structured_predict(Grade, PromptTemplate(PROMPT), **words)
@@ -115,17 +114,6 @@ def _unreachable(line: dict[str, Any]) -> InputError:
         f"The model server does not judge: {line['reason']} What was judged is kept; when the server answers again, "
         "start the job again and it goes on."
     )
-
-
-def _digest(model: Any, spec: ModelSpec) -> str:
-    """Which weights Ollama has under the name at this moment; empty where nobody tells."""
-    if spec.provider != "ollama":
-        return ""
-    try:
-        found = {entry.model: entry.digest for entry in model.client.list().models}
-    except Exception:  # what is wrong with the server, the first answer tells
-        return ""
-    return found.get(spec.model) or found.get(f"{spec.model}:latest") or ""
 
 
 def _sum(rows: list[dict[str, Any]], settled: dict[tuple[int, str], dict[str, Any]]) -> dict[str, float | int | None]:
