@@ -14,7 +14,7 @@ from datasets_app.forms import GenerateForm, SealForm
 from datasets_app.models import Dataset, Example, State, Tally
 from datasets_app.services import datasets as services
 from datasets_app.services import examples as example_services
-from datasets_app.services import sealing
+from datasets_app.services import sealing, trials
 from finetune_site.api.errors import ApiError, check
 from finetune_site.api.fields import Key, Line, Name, Text, example
 from finetune_site.api.idempotency import once
@@ -122,16 +122,61 @@ class ExampleOut(Schema):
     page_start: int | None
     page_end: int | None
     quote: str
+    support: str
+    evidence: list[dict[str, Any]]
+    doubts: list[str]
+    tag: str
+    call_id: int | None
     decided_at: datetime | None
 
 
 class GenerationOut(Schema):
+    """`digest`: of the model's weights, as its server told it. `recipe`: all of it, as it was used. Of a trial
+    `examples` are those that it would have made."""
+
     id: int
     dataset_id: int
     generator: str
+    is_trial: bool
+    digest: str
+    recipe: dict[str, Any] | None
     job_id: int | None
     examples: int
     outcomes: dict[str, int]
+
+
+class CallOut(Schema):
+    """One request to a model. `problem`: why its answer could not be used."""
+
+    id: int
+    document_id: int | None
+    chunk_index: int
+    number: int
+    prompt: str
+    answer: str
+    tokens_in: int | None
+    tokens_out: int | None
+    seconds: float
+    problem: str
+    at: datetime
+
+
+class ForecastOut(Schema):
+    """All passages at the pace of a trial: tokens read and written, seconds, `cost` in the currency of the server's
+    prices. `fullest`: tokens of the trial's longest request, beside the model's `window`."""
+
+    passages: int
+    examples: int
+    tokens_in: int | None
+    tokens_out: int | None
+    tokens_per_second: float | None
+    seconds: float
+    cost: float | None
+    answers: int
+    followed: int
+    fullest: int | None
+    window: int
+    is_tight: bool
 
 
 class AgainIn(Schema):
@@ -146,6 +191,9 @@ class ExampleFilter(Paging):
     state: Literal["draft", "approved", "rejected"] | None = None
     origin: Literal["generated", "imported", "written", "chat"] | None = None
     document: int | None = Field(None, ge=1, le=2**63 - 1)
+    on_page: int | None = Field(None, ge=1, le=2**31 - 1)
+    support: Literal["verified", "close", "unverified", "stale"] | None = None
+    tag: Line = ""
     text: Line = ""
 
 
@@ -219,8 +267,33 @@ def generation_read(request: TokenRequest, pk: Key) -> Any:
     found = fetch(request, access.get_generation, pk)
     return GenerationOut(
         id=found.pk, dataset_id=found.dataset_id, generator=found.generator, job_id=found.job_id,
-        examples=found.examples.count(), outcomes=found.outcome_counts,
+        is_trial=found.is_trial, digest=found.digest, recipe=found.options.get("recipe"),
+        examples=len(found.sample) if found.is_trial else found.examples.count(), outcomes=found.outcome_counts,
     )  # fmt: skip
+
+
+@router.get("/generations/{int:pk}/calls", auth=READ, response=Page[CallOut], operation_id="call_list")
+def call_list(request: TokenRequest, pk: Key, paging: Query[Paging]) -> Any:
+    """The requests to its model as they were asked and answered, oldest first."""
+    return paged(fetch(request, access.get_generation, pk).calls.all(), paging, CallOut.from_orm)
+
+
+@router.get("/generations/{int:pk}/forecast", auth=READ, response=ForecastOut, operation_id="generation_forecast")
+def generation_forecast(request: TokenRequest, pk: Key) -> Any:
+    """What a trial that has ended tells of all passages: time, tokens, price."""
+    found = fetch(request, access.get_generation, pk)
+    told = trials.forecast(found) if found.is_trial and found.job and found.job.is_finished else None
+    if told is None:
+        raise ApiError(409, "This is no trial that has ended with an answer. Start one, and ask when its job is done.")
+    return ForecastOut.from_orm(told)
+
+
+@router.post("/generations/{int:pk}/go-on", auth=WRITE, response={201: WorkOut}, operation_id="generation_go_on")
+@once
+def generation_go_on(request: TokenRequest, pk: Key) -> Status[Any]:
+    """From all passages what a trial made from some."""
+    trial = fetch(request, access.get_generation, pk, Role.TRAINER)
+    return Status(201, WorkOut.from_orm(services.go_on(actor=request.user, trial=trial)))
 
 
 @router.post("/generations/{int:pk}/again", auth=WRITE, response={201: WorkOut}, operation_id="generation_again")
@@ -251,8 +324,9 @@ def example_list(request: TokenRequest, pk: Key, chosen: Query[ExampleFilter]) -
     """By age, narrowed as on the page of examples."""
     examples = fetch(request, access.get_dataset, pk).examples.select_related("text")
     rows = examples.chosen_by(
-        state=chosen.state or "", origin=chosen.origin or "", document=str(chosen.document or ""), text=chosen.text
-    )
+        state=chosen.state or "", origin=chosen.origin or "", document=str(chosen.document or ""), text=chosen.text,
+        on_page=str(chosen.on_page or ""), support=chosen.support or "", tag=chosen.tag,
+    )  # fmt: skip
     return paged(rows.order_by("pk"), chosen, _shown)
 
 

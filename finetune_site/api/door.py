@@ -5,7 +5,18 @@ from typing import Any
 from ninja import NinjaAPI, Router
 from ninja.openapi.schema import OpenAPISchema
 
-from finetune_site.api import chat, datasets, documents, jobs, label_studio, projects, publishing, runs, uploads
+from finetune_site.api import (
+    chat,
+    datasets,
+    documents,
+    jobs,
+    label_studio,
+    projects,
+    publishing,
+    recipes,
+    runs,
+    uploads,
+)
 from finetune_site.api.errors import ErrorOut, register
 from finetune_site.api.idempotency import MAX_KEY
 
@@ -13,6 +24,7 @@ ROOMS: tuple[Router, ...] = (
     projects.router,
     documents.router,
     uploads.router,
+    recipes.router,
     datasets.router,
     label_studio.router,
     runs.router,

@@ -125,6 +125,11 @@ TABLE: dict[str, Row] = {
     "document_withdraw": Row(OWNER, "post", of="document"),
     "document_readmit": Row(OWNER, "post", of="document"),
     "document_delete": Row(OWNER, "post", of="document"),
+    "recipe_list": Row(VIEWER, of="in project"),
+    "recipe_create": Row(TRAINER, of="new recipe"),
+    "recipe": Row(VIEWER, of="recipe"),
+    "recipe_retire": Row(TRAINER, "post", of="recipe"),
+    "generation_go_on": Row(TRAINER, "post", of="generation"),
     "dataset_list": Row(VIEWER, of="in project"),
     "dataset_create": Row(TRAINER, of="in project"),
     "dataset": Row(VIEWER, of="dataset"),
@@ -282,6 +287,7 @@ def things(project, owner, settings, bundled):
     )
     from datasets_app.services import datasets, examples
     from datasets_app.services.pages import WIDTH
+    from datasets_app.services.recipes import create_recipe
     from finetune_site.api.services import make_token
     from finetune_site.lib.sealing import seal
     from finetune_site.notifications.models import Notice
@@ -332,6 +338,7 @@ def things(project, owner, settings, bundled):
     )
     conflict = Conflict.objects.create(task=task, text=example.text, content=content, verdict="approved", by=owner)
     generation = Generation.objects.create(dataset=dataset, generator="extractive", created_by=owner)
+    recipe = create_recipe(actor=owner, project=project, name="R", kind="qa", template="{passage}", settings={})
     batch = ImportBatch.objects.create(dataset=dataset, name="a.jsonl", sha256="0" * 64, created_by=owner)
     version = DatasetVersion.objects.create(dataset=dataset, number=1, created_by=owner)
     run = Run.objects.create(
@@ -371,7 +378,7 @@ def things(project, owner, settings, bundled):
         "generation": generation, "version": version, "run": run, "evaluation": evaluation, "turn": turn,
         "conversation": conversation, "answer": answer,
         "sweep": sweep, "evaluation row": row, "judgement": judgement, "benchmark": benchmark,
-        "conflict": conflict, "import": entry, "export": export, "published model": published,
+        "recipe": recipe, "conflict": conflict, "import": entry, "export": export, "published model": published,
         "publication": publication, "ollama": server, "base": bundled, "api token": api_token, "notice": notice,
     }  # fmt: skip
     return {
@@ -393,6 +400,7 @@ def things(project, owner, settings, bundled):
         "file": {"pk": version.pk, "format": "jsonl"},
         "trail": {"pk": project.pk, "format": "csv"},
         "act": {"pk": dataset.pk, "act": "restore"},
+        "new recipe": {"project": project.pk, "kind": "qa"},
         "published act": {"pk": publication.pk, "act": "switch"},
         "hook": {"key": link.hook_key},
         **{name: {"pk": thing.pk} for name, thing in named.items()},

@@ -31,7 +31,7 @@ OF = {  # whose keys an address takes, by the words of its path
     "projects": "project", "documents": "document", "datasets": "dataset", "examples": "example", "versions": "version",
     "runs": "run", "evaluations": "evaluation", "jobs": "job", "exports": "export", "models": "published model",
     "publications": "publication", "conversations": "conversation",
-    "generations": "generation",
+    "generations": "generation", "recipes": "recipe",
 }  # fmt: skip
 
 
