@@ -24,6 +24,7 @@ from datasets_app.models import (
     Recipe,
     State,
 )
+from datasets_app.models.quality import REASONS
 from finetune_site.lib.channel import InputError
 from finetune_site.projects.forms import StyledMixin, style
 from finetune_site.projects.models import Project
@@ -268,6 +269,7 @@ class GenerateForm(StyledMixin, forms.Form):
     documents = forms.ModelMultipleChoiceField(
         Document.objects.none(), widget=forms.CheckboxSelectMultiple, required=False, label="… or only these"
     )
+    only_gaps = forms.BooleanField(required=False, label="Only passages that no example of this dataset comes from yet")
     model = forms.ChoiceField(
         label="Generator",
         help_text="Without a model, facts are found in tables, definitions and lists, and their answers stand in the "
@@ -335,14 +337,15 @@ class GenerateForm(StyledMixin, forms.Form):
         assert isinstance(field, forms.ModelMultipleChoiceField)
         assert field.queryset is not None
         documents = list(field.queryset if self.cleaned_data["everything"] else self.cleaned_data["documents"])
+        gaps = {"only_gaps": True} if self.cleaned_data["only_gaps"] else {}
         if chosen == "extractive":
-            options = {"wordings_per_fact": wordings}
+            options = {"wordings_per_fact": wordings, **gaps}
             return {"documents": documents, "generator": chosen, "server": None, "options": options}
         if chosen == "verbatim":
-            return {"documents": documents, "generator": chosen, "server": None, "options": {}}
+            return {"documents": documents, "generator": chosen, "server": None, "options": gaps}
         server, _, name = chosen.partition(":")
         wanted = self.cleaned_data["recipe"] or "qa"
-        told: dict[str, Any] = {"model": name}
+        told: dict[str, Any] = {"model": name, **gaps}
         own = self.own.get(int(wanted)) if wanted.isdecimal() else None
         if own is None:
             uses = "wordings" in recipes.KINDS[wanted].uses
@@ -433,6 +436,28 @@ class TextForm(StyledMixin, forms.Form):
     @property
     def content(self) -> dict[str, Any]:
         return {"text": self.cleaned_data["text"]}
+
+
+class QualityRulesForm(StyledMixin, forms.Form):
+    """What a project lets into a version."""
+
+    blocking = forms.MultipleChoiceField(
+        choices=list(REASONS.items()),
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        label="No example is sealed of which it is true that",
+    )
+    max_tokens = forms.IntegerField(
+        min_value=16,
+        max_value=131_072,
+        label="Tokens a training row may have",
+        help_text="Longer ones are told here; four letters are taken for a token. A run cuts them, or leaves them out.",
+    )
+    finds_names = forms.BooleanField(
+        required=False,
+        label="Look for names of people and places too",
+        help_text="A model of English guesses them, a hundred examples a second.",
+    )
 
 
 class SealForm(StyledMixin, forms.Form):

@@ -17,6 +17,7 @@ from datasets_app.engine.labelling import LAYOUTS
 from datasets_app.labelstudio import Client, LabelStudioError, RemoteProject, RemoteTask, Trouble
 from datasets_app.measures import measure_of
 from datasets_app.models import (
+    Dataset,
     DatasetVersion,
     Document,
     Generation,
@@ -26,12 +27,13 @@ from datasets_app.models import (
     LabelStudioLink,
     LabelStudioSending,
     LabelStudioServer,
+    QualityRules,
 )
 from datasets_app.pulling import pull
 from datasets_app.sending import Paused, is_ours, send, tell_decided
 from datasets_app.servers import engine_environment
 from datasets_app.services import datasets as dataset_services
-from datasets_app.services import intake, readings, sealing
+from datasets_app.services import intake, quality, readings, sealing
 from datasets_app.services import labelstudio as services
 from finetune_site import bucket
 from finetune_site.jobs.handle import EngineFailed, Handle, JobInputError
@@ -99,7 +101,9 @@ def generate(handle: Handle) -> None:
     known: set[tuple[int, int]] = set()
     if generation.generator == "llm":  # a model is not asked again for what has its outcome from an earlier job
         known = set(generation.outcomes.values_list("document_id", "chunk_index"))
-    chosen = dataset_services.trial_passages(generation) if generation.is_trial else None
+    if generation.options.get("only_gaps"):
+        known |= dataset_services.covered_passages(generation)
+    chosen = dataset_services.trial_passages(generation, known) if generation.is_trial else None
     sources = {document.pk: _write_source(document, folder, known, chosen) for document in generation.documents.all()}
     spec, env = _generate_spec(generation, list(sources.values()), folder)
     taken_at, done = 0.0, 0
@@ -121,6 +125,31 @@ def generate(handle: Handle) -> None:
     _run(handle, "generate", spec, folder, on_event, env=env)
     _take_over(handle, generation, folder)
     handle.write(lambda: dataset_services.note_counts(generation))
+    if not generation.is_trial:
+        quality.start_check(actor=generation.created_by, dataset=generation.dataset)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@job_kind("datasets.check", title="Check quality", max_attempts=2)
+def check(handle: Handle) -> None:
+    """Look at every example of a dataset, and keep what is found with each."""
+    dataset = Dataset.objects.select_related("project").get(check_job=handle.job)
+    folder, rules = _folder(handle), QualityRules.of(dataset.project)
+    quality.write_examples(dataset, folder / "examples.jsonl")
+    spec = {
+        "examples_path": str(folder / "examples.jsonl"),
+        "out_dir": str(folder),
+        "max_tokens": rules.max_tokens,
+        "finds_names": rules.finds_names,
+    }
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["event"] == "progress":
+            handle.progress(event["done"], event["total"], unit="examples")
+
+    _run(handle, "check", spec, folder, on_event)
+    for _ in quality.keep(dataset, read_journal(folder / "findings.jsonl")):
+        handle.check()
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -148,6 +177,8 @@ def _end_import(handle: Handle, batch: ImportBatch, errors: list[dict[str, Any]]
     """Note what came of it. `called`: what an error's number counts."""
     added = batch.examples.count()
     handle.write(lambda: ImportBatch.objects.filter(pk=batch.pk).update(added=added, errors=errors))
+    if added:
+        quality.start_check(actor=batch.created_by, dataset=batch.dataset)
     if not added:
         first = f" {called} {errors[0]['line']}: {errors[0]['message']}" if errors else ""
         raise JobInputError(f"{when_none}{first}")
@@ -160,7 +191,8 @@ def seal(handle: Handle) -> None:
     if version.is_sealed:
         return
     sealed = sealing.write_file(version)
-    if told := dataset_services.one_alone(version.dataset, version.created_by):  # approved since sealing was asked for
+    alone = dataset_services.one_alone(version.dataset, version.created_by)
+    if told := alone or quality.refusal(version.dataset):  # approved since sealing was asked for
         raise JobInputError(told)
     handle.check()
     handle.write(lambda: sealing.keep(version, sealed, timezone.now()))

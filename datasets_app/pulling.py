@@ -15,7 +15,7 @@ from datasets_app.labelstudio import Annotation, Client, LabelStudioError, Perso
 from datasets_app.models import Conflict, Example, LabelStudioLink, LabelStudioProject, LabelStudioTask, State
 from datasets_app.sending import GONE, Paused, check_project, ensure_hook, existing, text_key
 from datasets_app.services import examples as services
-from datasets_app.services.datasets import DatasetError
+from datasets_app.services.errors import DatasetError
 from datasets_app.services.examples import Said, Voice
 from datasets_app.services.labelstudio import PLACE, SyncRound
 from finetune_site.jobs.handle import Handle

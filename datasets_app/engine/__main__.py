@@ -1,4 +1,4 @@
-"""`python -m datasets_app.engine parse|page|generate spec.json`."""
+"""`python -m datasets_app.engine parse|page|generate|check spec.json`."""
 
 import logging
 import os

@@ -31,6 +31,12 @@ def is_installed() -> bool:
     return bool(importlib.util.find_spec("presidio_analyzer") and slim.language_model())
 
 
+def holds_one() -> Callable[[str], bool]:
+    """Tells of a text whether something in it is a name, a place or an official number."""
+    analyzer = _analyzer()
+    return lambda text: bool(analyzer.analyze(text, "en", entities=list(KINDS), score_threshold=SURE_ENOUGH))
+
+
 def find(
     elements: list[Element], language: str, warnings: list[str], on_progress: Callable[[int, int], None]
 ) -> list[dict[str, Any]]:

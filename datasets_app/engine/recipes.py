@@ -20,10 +20,10 @@ from finetune_site.lib.channel import InputError
 LANGUAGE_OF_PASSAGE = "the language of the passage"
 MAX_TEMPLATE = 8000
 _NAME = re.compile(r"\{(\w+)\}")
-_NOT_ALONE = re.compile(
+NOT_ALONE = re.compile(
     r"\b(?:the|this|that|above|given|provided)\s+(?:passage|text|excerpt|paragraph|context|section|document)\b", re.I
 )
-_REFUSAL = re.compile(
+REFUSAL = re.compile(
     r"^(?:i'?m sorry|sorry,|i can(?:no|')t|i am (?:unable|not able)|as an ai|unfortunately, i)\b|"
     r"\bnot (?:mentioned|stated|specified|provided|given) in the (?:passage|text|document|context)\b",
     re.I,
@@ -119,7 +119,9 @@ class Recipe:
     @property
     def answer_tokens(self) -> int:
         """Room for an answer that follows the schema."""
-        return 500 + self.chosen.count * (150 + 30 * self.chosen.wordings)
+        if "items" not in self.schema().model_fields:
+            return 700
+        return 300 + self.chosen.count * (200 + 30 * self.chosen.wordings)
 
     def prompt(self, chunk: Chunk, document: str, count: int | None = None) -> str:
         """The template with its names replaced. `count`: fewer than the recipe says, where an answer was cut."""
@@ -224,9 +226,9 @@ def _refusal(question: str, answer: str) -> str:
     """Why a question and its answer teach nothing; empty when they may."""
     if len(question) < 8:
         return "a question is none"
-    if _NOT_ALONE.search(question):
+    if NOT_ALONE.search(question):
         return "a question speaks of “the passage”, which nobody who asks has"
-    return "an answer is a refusal" if _REFUSAL.search(answer) else ""
+    return "an answer is a refusal" if REFUSAL.search(answer) else ""
 
 
 def _facts(recipe: Recipe, answer: Any, chunk: Chunk) -> Iterator[dict[str, Any]]:

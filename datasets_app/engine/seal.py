@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from datasets_app.engine import alike
 from finetune_site.lib.files import sha256_of
 
 TRAIN, VALIDATION, RECALL = "train", "validation", "recall"
@@ -49,14 +50,19 @@ SCHEMA = pyarrow.schema(
 )
 
 
-def assign_splits(rows: list[dict[str, Any]], *, validation_share: float = 0.1, recall_share: float = 1.0) -> list[str]:
+def assign_splits(
+    rows: list[dict[str, Any]], *, validation_share: float = 0.1, recall_share: float = 1.0, joins: bool = True
+) -> list[str]:
     """The split of each row, in order. Rows need `document`, `section_key`, `fact`, `wording` and `messages`.
 
     `validation_share` is the share of groups (document and section; without a section the fact, else the question)
-    kept out of training; `recall_share` the share of trained facts with three wordings or more of which one is asked
-    later. At least one group is always trained.
+    kept out of training; groups that hold nearly the same question are one, so that nothing that is asked later was
+    trained in a few other words; `recall_share` the share of trained facts with three wordings or more of which one is
+    asked later. At least one group is always trained.
     """
     groups = [_group(row) for row in rows]
+    if joins:
+        groups = _joined(groups, [_question(row) for row in rows])
     held_out = _held_out(set(groups), validation_share)
     splits = [VALIDATION if group in held_out else TRAIN for group in groups]
     for index in _recall_rows(rows, splits, recall_share):
@@ -84,6 +90,22 @@ def _group(row: dict[str, Any]) -> str:
     if row["fact"]:
         return f"fact/{row['document']}/{row['fact']}"
     return f"question/{_question(row)}"
+
+
+def _joined(groups: list[str], questions: list[str]) -> list[str]:
+    """Groups of which one holds a question nearly like another's, under the name of the one that is held out first."""
+    names: dict[str, str] = {}
+
+    def name_of(group: str) -> str:
+        while (found := names.get(group, group)) != group:
+            group = found
+        return group
+
+    for group, place in zip(groups, alike.groups(questions), strict=True):
+        one, other = sorted((name_of(group), name_of(groups[place])), key=_fraction)
+        if one != other:
+            names[other] = one
+    return [name_of(group) for group in groups]
 
 
 def _held_out(groups: set[str], share: float) -> set[str]:

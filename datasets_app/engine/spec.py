@@ -151,4 +151,15 @@ class GenerateSpec:
             raise InputError("Wordings per fact must lie between 1 and 12.")
 
 
-TASKS = {"parse": ParseSpec, "page": PageSpec, "generate": GenerateSpec}
+@dataclass(frozen=True)
+class CheckSpec:
+    """Look at the examples of a file (JSON Lines of `id`, `text_id`, `content` and `group`, their section). A row
+    longer than `max_tokens` is told; names are looked for on a wish, which takes far longer than all the rest."""
+
+    examples_path: str
+    out_dir: str
+    max_tokens: int = 1024
+    finds_names: bool = False
+
+
+TASKS = {"parse": ParseSpec, "page": PageSpec, "generate": GenerateSpec, "check": CheckSpec}

@@ -11,6 +11,7 @@ from datasets_app.models.labelstudio import (
     LabelStudioServer,
     LabelStudioTask,
 )
+from datasets_app.models.quality import QualityRules
 from datasets_app.models.recipes import Recipe, RecipeVersion
 from datasets_app.models.tally import Counts, Tally
 from datasets_app.models.uploads import Upload
@@ -39,6 +40,7 @@ __all__ = [
     "LabelStudioTask",
     "ModelServer",
     "Parsing",
+    "QualityRules",
     "ReadingDefault",
     "Recipe",
     "RecipeVersion",

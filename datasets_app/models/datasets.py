@@ -27,6 +27,7 @@ class Dataset(models.Model):
     description = models.TextField(blank=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
+    check_job = models.OneToOneField(Job, models.SET_NULL, null=True, related_name="+")
 
     objects = DatasetQuerySet.as_manager()
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, User
+from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import GinIndex
 from django.contrib.postgres.search import SearchVector
 from django.db import models
@@ -11,6 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from datasets_app.engine import evidence
+from datasets_app.engine.quality import FINDINGS
 from datasets_app.models.datasets import Dataset
 from datasets_app.models.documents import Chunk, Document
 from datasets_app.models.generation import Generation, GenerationCall, ImportBatch
@@ -64,12 +66,19 @@ class ExampleQuerySet(models.QuerySet["Example"]):
         on_page: str = "",
         support: str = "",
         tag: str = "",
+        finding: str = "",
+        alike: str = "",
         origin: str = "",
         text: str = "",
     ) -> "ExampleQuerySet":
         """The filter of the review page; an empty value does not filter. `document`: its key, or a part of its name;
-        `on_page`: one that the source stands on; `tag`: with those below it."""
+        `on_page`: one that the source stands on; `tag`: with those below it; `alike`: an example, to whose group they
+        belong."""
         found = self
+        if finding:
+            found = found.filter(findings__contains=[finding[:20]])
+        if first := whole_number(alike):
+            found = found.filter(cluster=first)
         if number := whole_number(on_page):
             found = found.filter(page_start__lte=number, page_end__gte=number)
         if support in Support.values:
@@ -129,6 +138,10 @@ class Example(models.Model):
     model = models.CharField(max_length=200, blank=True)
     prompt_version = models.CharField(max_length=40, blank=True)
     tag = models.CharField(max_length=100, blank=True)
+    # What was found when it was last looked at; `cluster`: the first of those that are alike to it, 0 without any.
+    findings = ArrayField(models.CharField(max_length=20), default=list)
+    cluster = models.BigIntegerField(default=0)
+    checked_text = models.BigIntegerField(null=True)
     call = models.ForeignKey(GenerationCall, models.SET_NULL, null=True, related_name="examples")
 
     objects = ExampleQuerySet.as_manager()
@@ -138,6 +151,8 @@ class Example(models.Model):
         indexes = [
             models.Index(fields=["dataset", "state", "id"], name="example_review"),
             models.Index(fields=["dataset", "support", "id"], name="example_support"),
+            models.Index(fields=["dataset", "cluster"], name="example_cluster", condition=~models.Q(cluster=0)),
+            GinIndex(fields=["findings"], name="example_findings"),
             models.Index(fields=["dataset", "tag", "id"], name="example_tag", condition=~models.Q(tag="")),
         ]
         constraints = [
@@ -159,6 +174,11 @@ class Example(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("example", args=[self.pk])
+
+    @property
+    def found(self) -> list[str]:
+        """What was found in it, in words."""
+        return [FINDINGS[name] for name in self.findings]
 
     @property
     def decider(self) -> "User | str":

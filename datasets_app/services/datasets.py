@@ -22,6 +22,8 @@ from datasets_app.models import (
     State,
     Tally,
 )
+from datasets_app.services import quality
+from datasets_app.services.errors import DatasetError
 from datasets_app.services.storage import Arrival, TooLargeError, arriving
 from finetune_site.bucket import BucketError
 from finetune_site.jobs import services as jobs
@@ -32,10 +34,6 @@ from finetune_site.projects.quotas import QuotaError, disk_refusal, take_disk
 from finetune_site.projects.services import audit
 
 TRIAL_PASSAGES = 5
-
-
-class DatasetError(Exception):
-    """The person can mend it; the message says how."""
 
 
 @transaction.atomic
@@ -129,10 +127,20 @@ def recipe_of(generation: Generation) -> dict[str, Any]:
     return found
 
 
-def trial_passages(generation: Generation) -> set[tuple[int, int]]:
-    """The passages that a trial asks about: some of all, evenly over the documents and their length."""
+def covered_passages(generation: Generation) -> set[tuple[int, int]]:
+    """The passages of which the dataset has an example that nobody rejected, made by another generation."""
+    kept = generation.dataset.examples.filter(document__in=generation.documents.all(), chunk__isnull=False)
+    kept = kept.exclude(state=State.REJECTED).exclude(generation=generation)
+    return {
+        (key, index) for key, index in kept.order_by().values_list("document_id", "chunk_index") if index is not None
+    }
+
+
+def trial_passages(generation: Generation, known: set[tuple[int, int]]) -> set[tuple[int, int]]:
+    """The passages that a trial asks about: some of all that are not `known`, evenly over the documents."""
     chunks = Chunk.objects.filter(document__in=generation.documents.all())
-    every = list(chunks.order_by("document", "index").values_list("document_id", "index"))
+    places = chunks.order_by("document", "index").values_list("document_id", "index")
+    every = [place for place in places if place not in known]
     step = len(every) / min(TRIAL_PASSAGES, len(every) or 1)
     return {every[int((number + 0.5) * step)] for number in range(min(TRIAL_PASSAGES, len(every)))}
 
@@ -249,7 +257,7 @@ def seal_version(
         raise DatasetError("The dataset has no approved example. Approve some in review, then seal.")
     if dataset.versions.filter(sealed_at=None, job__state__in=UNFINISHED).exists():
         raise DatasetError("A version of this dataset is being sealed already.")
-    if told := one_alone(dataset, actor) or disk_refusal(dataset.project):
+    if told := one_alone(dataset, actor) or quality.refusal(dataset) or disk_refusal(dataset.project):
         raise DatasetError(told)
     number = (dataset.versions.aggregate(last=Max("number"))["last"] or 0) + 1
     version = DatasetVersion.objects.create(

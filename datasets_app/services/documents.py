@@ -148,7 +148,8 @@ def parse_again(*, actor: User, document: Document, reading: Reading | None = No
     """Parse a document anew, with other settings where some are given; what was parsed before stays until the new
     result is there, and people's corrections are made in it too."""
     locked = Document.objects.select_for_update().get(pk=document.pk)
-    if locked.is_busy:
+    # One that is only being cut may: it is cut anew at the end of its reading.
+    if locked.job and locked.job.kind == PARSE and not locked.job.is_finished:
         raise DocumentError("The document is being parsed already. Wait for it, or stop the job.")
     if told := reading_refusal(locked, reading or locked.reading_settings):
         raise DocumentError(told)

@@ -10,7 +10,7 @@ from django.utils import timezone
 from datasets_app.engine.formats import FormatError, check_messages
 from datasets_app.models import Dataset, Decision, Example, ExampleText, State
 from datasets_app.models.examples import ExampleQuerySet, Kind, Origin, words_of
-from datasets_app.services.datasets import DatasetError
+from datasets_app.services.errors import DatasetError
 from finetune_site.projects.services import audit
 
 BATCH = 500
@@ -184,8 +184,8 @@ def _add_text(example: Example, content: dict[str, Any], author: Voice, number: 
         author=author.user,
         author_name="" if author.user else author.name,
     )
-    example.text = text
-    example.save(update_fields=["text"])
+    example.text, example.findings, example.cluster, example.checked_text = text, [], 0, None
+    example.save(update_fields=["text", "findings", "cluster", "checked_text"])
 
 
 def _move(

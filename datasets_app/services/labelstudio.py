@@ -32,7 +32,7 @@ from datasets_app.models import (
     Tally,
 )
 from datasets_app.services import examples
-from datasets_app.services.datasets import DatasetError
+from datasets_app.services.errors import DatasetError
 from datasets_app.services.examples import Said, Voice
 from finetune_site.jobs import services as jobs
 from finetune_site.jobs.models import FINISHED, UNFINISHED, Job, JobState

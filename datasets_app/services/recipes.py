@@ -7,7 +7,8 @@ from django.db import transaction
 from django.utils import timezone
 
 from datasets_app.models import Recipe, RecipeVersion
-from datasets_app.services.datasets import DatasetError, check_recipe
+from datasets_app.services.datasets import check_recipe
+from datasets_app.services.errors import DatasetError
 from finetune_site.projects.models import Project
 from finetune_site.projects.services import audit
 

@@ -32,8 +32,11 @@ def approved_rows(dataset: Dataset) -> list[dict[str, Any]]:
     return [_row(example) for example in examples.iterator(chunk_size=1000)]
 
 
-def split_rows(rows: list[dict[str, Any]], validation_share: float, recall_share: float) -> list[dict[str, Any]]:
-    splits = seal.assign_splits(rows, validation_share=validation_share, recall_share=recall_share)
+def split_rows(
+    rows: list[dict[str, Any]], validation_share: float, recall_share: float, *, joins: bool = True
+) -> list[dict[str, Any]]:
+    """Without `joins` alike questions may part: enough for a first look at very many."""
+    splits = seal.assign_splits(rows, validation_share=validation_share, recall_share=recall_share, joins=joins)
     return [{**row, "split": split} for row, split in zip(rows, splits, strict=True)]
 
 

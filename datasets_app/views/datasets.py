@@ -30,7 +30,8 @@ from datasets_app.forms import (
 from datasets_app.models import Dataset, DatasetVersion, LabelStudioLink, LabelStudioServer, State, Tally
 from datasets_app.services import datasets as services
 from datasets_app.services import examples as example_services
-from datasets_app.services import sealing, trials
+from datasets_app.services import quality, sealing, trials
+from datasets_app.services.errors import DatasetError
 from finetune_site import bucket
 from finetune_site.downloads import send_file, send_pieces
 from finetune_site.jobs.models import JobState
@@ -38,6 +39,7 @@ from finetune_site.projects.access import SignedInRequest, get_project, has_role
 from finetune_site.projects.models import Role
 
 PREVIEW_ROWS = 10
+JOINED_AT_ONCE = 5000  # rows of which alike ones are found within half a second
 WRITTEN: dict[str, type[ConversationForm | PreferenceForm | TextForm]] = {
     "chat": ConversationForm,
     "preference": PreferenceForm,
@@ -68,7 +70,7 @@ def dataset_create(request: SignedInRequest, project: int) -> HttpResponse:
     if form.is_valid():
         try:
             return redirect(services.create_dataset(actor=request.user, project=of, **form.cleaned_data))
-        except services.DatasetError as error:
+        except DatasetError as error:
             form.add_error("name", str(error))
     return render(request, "datasets/dataset_form.html", {"form": form, "project": of, "section": "datasets"})
 
@@ -95,7 +97,7 @@ def dataset_delete(request: SignedInRequest, pk: int) -> HttpResponse:
     found = access.get_dataset(request.user, pk, role=Role.OWNER)
     try:
         services.delete_dataset(actor=request.user, dataset=found)
-    except services.DatasetError as error:
+    except DatasetError as error:
         messages.error(request, str(error))
         return redirect(found)
     messages.success(request, f"The dataset {found.name} is deleted.")
@@ -105,13 +107,13 @@ def dataset_delete(request: SignedInRequest, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def generate(request: SignedInRequest, pk: int) -> HttpResponse:
     found = access.get_dataset(request.user, pk, role=Role.TRAINER)
-    form = GenerateForm(request.POST or None, project=found.project)
+    form = GenerateForm(request.POST or None, project=found.project, initial={"only_gaps": "gaps" in request.GET})
     if form.is_valid():
         is_trial = request.POST.get("act") == "try"
         try:
             made = services.start_generation(actor=request.user, dataset=found, is_trial=is_trial, **form.arguments)
             return redirect(made)
-        except services.DatasetError as error:
+        except DatasetError as error:
             form.add_error(None, str(error))
     has_documents = form.fields["documents"].queryset.exists()  # type: ignore[attr-defined]  # a model field
     return render(request, "datasets/generate.html", _context(found) | {"form": form, "has_documents": has_documents})
@@ -133,7 +135,7 @@ def generation_again(request: SignedInRequest, pk: int) -> HttpResponse:
     found = access.get_generation(request.user, pk, role=Role.TRAINER)
     try:
         services.generate_again(actor=request.user, generation=found, outcome=request.POST.get("outcome", ""))
-    except services.DatasetError as error:
+    except DatasetError as error:
         messages.error(request, str(error))
     return redirect(found)
 
@@ -144,7 +146,7 @@ def generation_go_on(request: SignedInRequest, pk: int) -> HttpResponse:
     found = access.get_generation(request.user, pk, role=Role.TRAINER)
     try:
         return redirect(services.go_on(actor=request.user, trial=found))
-    except services.DatasetError as error:
+    except DatasetError as error:
         messages.error(request, str(error))
     return redirect(found)
 
@@ -168,7 +170,7 @@ def import_examples(request: SignedInRequest, pk: int) -> HttpResponse:
                         blocks=file.chunks() if file else [text.encode()],
                     )
                 )
-            except services.DatasetError as error:
+            except DatasetError as error:
                 form.add_error(None, str(error))
         preview = list(islice(formats.read_rows(_head(form), form.cleaned_data["format"]), PREVIEW_ROWS))
     context = {"form": form, "preview": preview, "server_form": _server_form()}
@@ -201,7 +203,7 @@ def example_write(request: SignedInRequest, pk: int) -> HttpResponse:
             made = example_services.write_example(actor=request.user, dataset=found, content=form.content)
             messages.success(request, "The example is kept. It waits for review like every other.")
             return redirect(made)
-        except services.DatasetError as error:
+        except DatasetError as error:
             form.add_error(None, str(error))
     return render(request, "datasets/example_form.html", _context(found) | {"form": form, "kind": kind})
 
@@ -214,13 +216,16 @@ def seal(request: SignedInRequest, pk: int) -> HttpResponse:
     if form.is_valid() and "confirm" in request.POST:
         try:
             return redirect(services.seal_version(actor=request.user, dataset=found, **form.cleaned_data))
-        except services.DatasetError as error:
+        except DatasetError as error:
             form.add_error(None, str(error))
     shares = form.cleaned_data if form.is_valid() else {"validation_share": 0.1, "recall_share": 1.0}
     rows = sealing.approved_rows(found)
-    split = sealing.split_rows(rows, shares["validation_share"], shares["recall_share"])
+    split = sealing.split_rows(
+        rows, shares["validation_share"], shares["recall_share"], joins=len(rows) <= JOINED_AT_ONCE
+    )
     withdrawn = found.examples.filter(state=State.APPROVED, document__withdrawn_at__isnull=False).count()
     context = _context(found) | {"form": form, "counts": sealing.count_rows(split), "withdrawn": withdrawn}
+    context["refusal"] = quality.refusal(found)
     return render(request, "datasets/seal.html", context)
 
 

@@ -17,7 +17,7 @@ from datasets_app.forms import LabelStudioSendForm
 from datasets_app.models import Conflict, Dataset, LabelStudioLink, LabelStudioServer, LabelStudioTask
 from datasets_app.services import labelstudio as services
 from datasets_app.services.comparing import edits_of
-from datasets_app.services.datasets import DatasetError
+from datasets_app.services.errors import DatasetError
 from finetune_site.jobs.services import JobError
 from finetune_site.lib.sealing import UnsealError
 from finetune_site.projects.access import SignedInRequest, get_project, has_role

@@ -12,7 +12,7 @@ from datasets_app.engine.mapping import to_row
 from datasets_app.forms import LabelStudioMappingForm, LabelStudioProjectForm, LabelStudioServerChoiceForm
 from datasets_app.models import LabelStudioImport
 from datasets_app.services import labelstudio as services
-from datasets_app.services.datasets import DatasetError
+from datasets_app.services.errors import DatasetError
 from finetune_site.projects.access import SignedInRequest
 from finetune_site.projects.models import Role
 

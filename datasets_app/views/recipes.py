@@ -13,7 +13,7 @@ from datasets_app.engine.chunks import Chunk as EngineChunk
 from datasets_app.forms import SAMPLES, RecipeForm
 from datasets_app.models import Chunk, Document, Recipe
 from datasets_app.services import recipes as services
-from datasets_app.services.datasets import DatasetError
+from datasets_app.services.errors import DatasetError
 from finetune_site.lib.numbers import whole_number
 from finetune_site.projects.access import SignedInRequest, get_project, has_role
 from finetune_site.projects.models import Project, Role

@@ -11,17 +11,18 @@ from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from datasets_app import access
+from datasets_app.engine.quality import FINDINGS
 from datasets_app.forms import ConversationForm, PreferenceForm, TextForm, TurnsForm
 from datasets_app.models import Dataset, Document, Example, State, Tally
 from datasets_app.models.examples import ExampleQuerySet, Kind, Origin, Support
 from datasets_app.services import examples as services
-from datasets_app.services.datasets import DatasetError
+from datasets_app.services.errors import DatasetError
 from finetune_site.lib.numbers import whole_number
 from finetune_site.projects.access import SignedInRequest, has_role
 from finetune_site.projects.models import Role
 
 MOST_DOCUMENTS = 200
-FILTERS = ("state", "document", "on_page", "support", "tag", "origin", "text")
+FILTERS = ("state", "document", "on_page", "support", "tag", "finding", "alike", "origin", "text")
 
 
 @require_GET
@@ -200,6 +201,7 @@ def _context(request: SignedInRequest, dataset: Dataset) -> dict[str, object]:
         "states": State.choices,
         "origins": Origin.choices,
         "supports": Support.choices,
+        "findings": FINDINGS.items(),
         "documents": _documents(dataset),
         "may_judge": has_role(request.user, dataset.project, Role.REVIEWER),
     }

@@ -11,10 +11,10 @@ from ninja.files import UploadedFile
 
 from datasets_app import access
 from datasets_app.forms import GenerateForm, SealForm
-from datasets_app.models import Dataset, Example, State, Tally
+from datasets_app.models import Dataset, Example, QualityRules, State, Tally
 from datasets_app.services import datasets as services
 from datasets_app.services import examples as example_services
-from datasets_app.services import sealing, trials
+from datasets_app.services import quality, sealing, trials
 from finetune_site.api.errors import ApiError, check
 from finetune_site.api.fields import Key, Line, Name, Text, example
 from finetune_site.api.idempotency import once
@@ -126,6 +126,7 @@ class ExampleOut(Schema):
     evidence: list[dict[str, Any]]
     doubts: list[str]
     tag: str
+    findings: list[str]
     call_id: int | None
     decided_at: datetime | None
 
@@ -161,6 +162,39 @@ class CallOut(Schema):
     at: datetime
 
 
+class FindingOut(Schema):
+    """How many examples have it: of all, and of the approved ones. `is_blocking`: by the project's rules."""
+
+    name: str
+    about: str
+    count: int
+    approved: int
+    is_blocking: bool
+
+
+class QualityOut(Schema):
+    """`unchecked`: examples that nobody has looked at since their text is what it is."""
+
+    items: list[FindingOut]
+    unchecked: int
+
+
+class RulesIn(Schema):
+    """`blocking`: findings with which no example is sealed. `max_tokens`: of a training row."""
+
+    model_config = example(blocking=["personal", "unverified"], max_tokens=1024, finds_names=False)
+
+    blocking: list[Line] = Field(max_length=50)
+    max_tokens: int = Field(1024, ge=16, le=131_072)
+    finds_names: bool = False
+
+
+class RulesOut(Schema):
+    blocking: list[str]
+    max_tokens: int
+    finds_names: bool
+
+
 class ForecastOut(Schema):
     """All passages at the pace of a trial: tokens read and written, seconds, `cost` in the currency of the server's
     prices. `fullest`: tokens of the trial's longest request, beside the model's `window`."""
@@ -194,6 +228,7 @@ class ExampleFilter(Paging):
     on_page: int | None = Field(None, ge=1, le=2**31 - 1)
     support: Literal["verified", "close", "unverified", "stale"] | None = None
     tag: Line = ""
+    finding: Line = ""
     text: Line = ""
 
 
@@ -272,6 +307,37 @@ def generation_read(request: TokenRequest, pk: Key) -> Any:
     )  # fmt: skip
 
 
+@router.get("/datasets/{int:pk}/quality", auth=READ, response=QualityOut, operation_id="quality_read")
+def quality_read(request: TokenRequest, pk: Key) -> Any:
+    """What was found in its examples, as last looked for."""
+    found = fetch(request, access.get_dataset, pk)
+    told = [FindingOut.from_orm(each) for each in quality.figures(found)]
+    return QualityOut(items=told, unchecked=quality.unchecked(found.examples.all()).count())
+
+
+@router.post("/datasets/{int:pk}/check", auth=WRITE, response={201: WorkOut}, operation_id="quality_check")
+@once
+def quality_check(request: TokenRequest, pk: Key) -> Status[Any]:
+    """Look at all examples, in the background."""
+    found = fetch(request, access.get_dataset, pk, Role.TRAINER)
+    quality.start_check(actor=request.user, dataset=found)
+    found.refresh_from_db()
+    return Status(201, WorkOut(id=found.pk, job_id=found.check_job_id))
+
+
+@router.get("/projects/{int:pk}/quality-rules", auth=READ, response=RulesOut, operation_id="quality_rules_read")
+def quality_rules_read(request: TokenRequest, pk: Key) -> Any:
+    """What the project lets into a version."""
+    return RulesOut.from_orm(QualityRules.of(fetch(request, get_project, pk)))
+
+
+@router.put("/projects/{int:pk}/quality-rules", auth=WRITE, response=RulesOut, operation_id="quality_rules_set")
+def quality_rules_set(request: TokenRequest, pk: Key, body: RulesIn) -> Any:
+    """Say what the project lets into a version. Owners alone."""
+    project = fetch(request, get_project, pk, Role.OWNER)
+    return RulesOut.from_orm(quality.set_rules(actor=request.user, project=project, **body.dict()))
+
+
 @router.get("/generations/{int:pk}/calls", auth=READ, response=Page[CallOut], operation_id="call_list")
 def call_list(request: TokenRequest, pk: Key, paging: Query[Paging]) -> Any:
     """The requests to its model as they were asked and answered, oldest first."""
@@ -326,6 +392,7 @@ def example_list(request: TokenRequest, pk: Key, chosen: Query[ExampleFilter]) -
     rows = examples.chosen_by(
         state=chosen.state or "", origin=chosen.origin or "", document=str(chosen.document or ""), text=chosen.text,
         on_page=str(chosen.on_page or ""), support=chosen.support or "", tag=chosen.tag,
+        finding=chosen.finding,
     )  # fmt: skip
     return paged(rows.order_by("pk"), chosen, _shown)
 

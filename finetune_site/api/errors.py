@@ -8,8 +8,8 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from ninja import NinjaAPI, Schema
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
-from datasets_app.services.datasets import DatasetError
 from datasets_app.services.documents import DocumentError
+from datasets_app.services.errors import DatasetError
 from finetune_site.bucket import BucketError
 from finetune_site.downloads import FileAwayError
 from finetune_site.jobs.services import JobError

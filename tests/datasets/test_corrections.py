@@ -296,3 +296,17 @@ def test_without_the_package_names_are_not_offered(pump, trainer, client_of, mon
     assert "presidio-analyzer" in page
     warnings: list[str] = []
     assert names.find([], "en", warnings, lambda done, total: None) == [] and "presidio-analyzer" in warnings[0]
+
+
+def test_a_document_that_is_only_being_cut_can_be_read_anew(pump, trainer):
+    index = index_of(pump, "Oil it every week.")
+    corrections.leave_element_out(actor=trainer, document=pump, index=index, is_out=True)
+    pump.refresh_from_db()
+    assert pump.is_busy and pump.job.kind == documents.CUT
+    documents.parse_again(actor=trainer, document=pump)
+    with pytest.raises(documents.DocumentError, match="being parsed already"):
+        documents.parse_again(actor=trainer, document=pump)
+    run_all()
+    pump.refresh_from_db()
+    assert pump.job.state == "succeeded" and pump.job.kind == documents.PARSE
+    assert "Oil it every week." not in "".join(passages(pump))

@@ -8,7 +8,8 @@ from django.urls import reverse
 
 from datasets_app.models import Generation, ModelServer
 from datasets_app.services import datasets, documents
-from datasets_app.services.datasets import DatasetError, generate_again
+from datasets_app.services.datasets import generate_again
+from datasets_app.services.errors import DatasetError
 from finetune_site.api.services import make_token
 from finetune_site.projects.models import AuditEntry
 from tests.factories import run_all

@@ -9,7 +9,7 @@ from django.urls import reverse
 from datasets_app.engine.recipes import KINDS
 from datasets_app.models import Example, Generation, GenerationCall, ModelServer, Recipe
 from datasets_app.services import datasets, documents, recipes
-from datasets_app.services.datasets import DatasetError
+from datasets_app.services.errors import DatasetError
 from finetune_site.api.services import make_token
 from finetune_site.projects.models import AuditEntry
 from tests.factories import run_all, words

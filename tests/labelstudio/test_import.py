@@ -6,7 +6,7 @@ from django.urls import reverse
 from datasets_app.models import ImportBatch, LabelStudioImport
 from datasets_app.services import datasets, examples
 from datasets_app.services import labelstudio as services
-from datasets_app.services.datasets import DatasetError
+from datasets_app.services.errors import DatasetError
 from tests.factories import run_all
 from tests.labelstudio.test_review import entry, send
 

@@ -14,7 +14,7 @@ from datasets_app.labelstudio import Client
 from datasets_app.models import Conflict, Decision, LabelStudioLink, LabelStudioProject, LabelStudioServer
 from datasets_app.services import datasets, examples
 from datasets_app.services import labelstudio as services
-from datasets_app.services.datasets import DatasetError
+from datasets_app.services.errors import DatasetError
 from finetune_site.jobs.models import Job
 from tests.factories import run_all
 from tests.labelstudio.test_review import annotate, entry, remote_ids, send, sync, task_of, turns

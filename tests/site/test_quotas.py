@@ -8,8 +8,9 @@ from django.urls import reverse
 from django.utils import timezone
 
 from datasets_app.models import Document
-from datasets_app.services.datasets import DatasetError, import_examples, seal_version
+from datasets_app.services.datasets import import_examples, seal_version
 from datasets_app.services.documents import DocumentError, delete_document, upload_document
+from datasets_app.services.errors import DatasetError
 from finetune_site.jobs import dispatch, queue, usage
 from finetune_site.jobs import services as jobs
 from finetune_site.jobs.models import DeviceUse, Job, JobState

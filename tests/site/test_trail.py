@@ -85,6 +85,7 @@ WITHOUT_ENTRY = {
     "queue_evaluation": "whoever asked for it has told: a person, or the run that it ends",
     "queue_training": "whoever asked for it has told: a person, or the sweep",
     "operators_desk": "the operators' own",
+    "start_check": "it changes no example: what is found stands beside it",
     "make_token": "a person's own",
     "revoke_token": "a person's own",
 }

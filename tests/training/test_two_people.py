@@ -5,7 +5,7 @@ from django.urls import reverse
 
 from datasets_app.models import DatasetVersion, ModelServer
 from datasets_app.services import datasets, examples
-from datasets_app.services.datasets import DatasetError
+from datasets_app.services.errors import DatasetError
 from finetune_site.jobs import services as jobs
 from finetune_site.jobs.models import Job, JobState
 from finetune_site.projects.models import AuditEntry

@@ -5,8 +5,9 @@ from django.urls import reverse
 
 from datasets_app.models import Document
 from datasets_app.services import documents
-from datasets_app.services.datasets import DatasetError, start_generation
+from datasets_app.services.datasets import start_generation
 from datasets_app.services.documents import DocumentError
+from datasets_app.services.errors import DatasetError
 from datasets_app.services.sealing import approved_rows
 from finetune_site.projects.models import AuditEntry
 from training_app.models import Run

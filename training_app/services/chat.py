@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from datasets_app.models import Dataset, Example
 from datasets_app.services import examples
-from datasets_app.services.datasets import DatasetError
+from datasets_app.services.errors import DatasetError
 from finetune_site.jobs import services as jobs
 from finetune_site.jobs.models import Job, JobState
 from finetune_site.projects.models import Project

@@ -1,0 +1,161 @@
+"""Findings: looked for in the background, counted, and held against what a project lets into a version."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.db import connection, transaction
+from django.db.models import F, Q
+from django.urls import reverse
+
+from datasets_app.engine.quality import FINDINGS
+from datasets_app.models import Dataset, Example, QualityRules, State
+from datasets_app.models.examples import ExampleQuerySet, Support
+from datasets_app.models.quality import REASONS
+from datasets_app.services.errors import DatasetError
+from finetune_site.jobs import services as jobs
+from finetune_site.jobs.models import UNFINISHED, Job
+from finetune_site.lib.files import write_whole
+from finetune_site.projects.models import Project
+from finetune_site.projects.services import audit
+
+CHECK = "datasets.check"
+ROWS_AT_ONCE = 2000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """How many examples have a finding: of all, and of those that are approved."""
+
+    name: str
+    about: str
+    count: int
+    approved: int
+    is_blocking: bool
+
+
+@transaction.atomic
+def start_check(*, actor: User, dataset: Dataset) -> None:
+    """Look at all examples, in the background; a look that waits already does it."""
+    locked = Dataset.objects.select_for_update().get(pk=dataset.pk)
+    if locked.check_job_id and Job.objects.filter(pk=locked.check_job_id, state__in=UNFINISHED).exists():
+        return
+    locked.check_job = jobs.enqueue(
+        project=locked.project,
+        owner=actor,
+        kind=CHECK,
+        label=f"{locked}: quality",
+        url=reverse("quality", args=[locked.pk]),
+    )
+    locked.save(update_fields=["check_job"])
+
+
+def write_examples(dataset: Dataset, path: Path) -> None:
+    """All of a dataset as the engine reads it."""
+    examples = dataset.examples.select_related("text").order_by("pk")
+    rows = (
+        {
+            "id": example.pk,
+            "text_id": example.text_id,
+            "content": example.text.content,
+            "group": f"{example.document_name}/{example.section_key or example.pk}",
+        }
+        for example in examples.iterator(chunk_size=ROWS_AT_ONCE)
+        if example.text
+    )
+    write_whole(path, (f"{json.dumps(row, ensure_ascii=False)}\n".encode() for row in rows))
+
+
+def keep(dataset: Dataset, lines: Iterable[dict[str, Any]]) -> Iterator[int]:
+    """Write findings to their examples, some at a time, unless a text is another one by now; how many were told."""
+    told, waiting = 0, iter(lines)
+    while chunk := list(islice(waiting, ROWS_AT_ONCE)):
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(
+                "update datasets_app_example as example set findings = string_to_array(told.findings, '|')::varchar[], "
+                "cluster = told.cluster, checked_text = told.text_id "
+                "from unnest(%s::bigint[], %s::bigint[], %s::text[], %s::bigint[]) "
+                "as told (id, text_id, findings, cluster) "
+                "where example.id = told.id and example.text_id = told.text_id and example.dataset_id = %s and "
+                "(example.checked_text is distinct from told.text_id or example.cluster <> told.cluster or "
+                "example.findings <> string_to_array(told.findings, '|')::varchar[])",
+                [
+                    [line["id"] for line in chunk],
+                    [line["text_id"] for line in chunk],
+                    ["|".join(line["findings"]) for line in chunk],
+                    [line["cluster"] for line in chunk],
+                    dataset.pk,
+                ],
+            )
+        told += len(chunk)
+        yield told
+
+
+def figures(dataset: Dataset) -> list[Figure]:
+    """Every reason with its counts, those that block first."""
+    blocking = set(QualityRules.of(dataset.project).blocking)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "select name, state, count(*) from datasets_app_example, unnest(findings) as name "
+            "where dataset_id = %s group by name, state union all "
+            "select support, state, count(*) from datasets_app_example where dataset_id = %s and support = any(%s) "
+            "group by support, state",
+            [dataset.pk, dataset.pk, [Support.UNVERIFIED.value, Support.STALE.value]],
+        )
+        counts, approved = Counter[str](), Counter[str]()
+        for name, state, count in cursor.fetchall():
+            counts[name] += count
+            approved[name] += count * (state == State.APPROVED)
+    found = [Figure(name, about, counts[name], approved[name], name in blocking) for name, about in REASONS.items()]
+    return sorted(found, key=lambda figure: (not figure.is_blocking, -figure.count))
+
+
+def unchecked(examples: ExampleQuerySet) -> ExampleQuerySet:
+    """Those that nobody has looked at since their text is what it is."""
+    return examples.exclude(checked_text=F("text_id"))
+
+
+def refusal(dataset: Dataset) -> str:
+    """Why the approved examples are not sealed as they are; empty when the project's rules let them in."""
+    rules = QualityRules.of(dataset.project)
+    if not rules.blocking:
+        return ""
+    approved = dataset.examples.filter(state=State.APPROVED, document__withdrawn_at=None)
+    if set(rules.blocking) & set(FINDINGS) and (count := unchecked(approved).count()):
+        return f"{count} approved examples were not checked since they are what they are. Check the dataset, then seal."
+    wrong = Q(findings__overlap=rules.blocking) | Q(support__in=rules.blocking)
+    if not (count := approved.filter(wrong).count()):
+        return ""
+    names = ", ".join(f"“{REASONS[name]}”" for name in rules.blocking)
+    return (
+        f"{count} approved example{'s' if count > 1 else ''} may not be sealed by this project's rules ({names}). "
+        "Look at them on the page Quality: mend or reject them, or change the rules."
+    )
+
+
+@transaction.atomic
+def set_rules(
+    *, actor: User, project: Project, blocking: list[str], max_tokens: int, finds_names: bool
+) -> QualityRules:
+    """What the project lets into a version."""
+    if unknown := sorted(set(blocking) - set(REASONS)):
+        raise DatasetError(f"There is no finding {', '.join(unknown)}. There are: {', '.join(REASONS)}.")
+    rules, _ = QualityRules.objects.select_for_update().get_or_create(project=project)
+    before = {"blocking": rules.blocking, "max tokens": rules.max_tokens, "names": rules.finds_names}
+    rules.blocking, rules.max_tokens, rules.finds_names = blocking, max_tokens, finds_names
+    rules.save()
+    after = {"blocking": blocking, "max tokens": max_tokens, "names": finds_names}
+    audit(project, actor, "set what is let into a version of", project, before=before, after=after)
+    return rules
+
+
+def alike_to(example: Example) -> ExampleQuerySet:
+    """The others of its group."""
+    if not example.cluster:
+        return Example.objects.none()
+    return Example.objects.filter(dataset=example.dataset_id, cluster=example.cluster).exclude(pk=example.pk)
