@@ -36,8 +36,9 @@ from datasets_app.samples.make_manual import CHAPTERS  # noqa: E402
 from finetune_site.lib.channel import read_journal  # noqa: E402
 from finetune_site.lib.process import Engine  # noqa: E402
 
-WINDOW, ANSWER = 1024, 200
-RECIPE: dict[str, Any] = {"kind": "summary"}
+WINDOW, ANSWER = 768, 200
+TEMPLATE = "Sum this up in a sentence, with the words that it rests on.\n\n{passage}"
+RECIPE: dict[str, Any] = {"kind": "summary", "template": TEMPLATE}
 SERVER = """
 import sys, time, xllamacpp
 parameters = xllamacpp.CommonParams()

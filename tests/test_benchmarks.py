@@ -80,3 +80,9 @@ def test_pages() -> None:
         assert row["queries"][1] <= row["queries"][0], f"{name} asks more where there is more"
         assert row["alone_ms"] > 0
     assert 0 < figures["p50_ms"] <= figures["p95_ms"]
+
+
+def test_generation() -> None:
+    figures = last_line("generation.py", "--passages", "1", "--repetitions", "1")
+    assert figures["requests"] >= 1 and figures["start_seconds"] > 0
+    assert figures["portal_tokens_per_second"] > 0 and figures["portal_over_script"] > 0
