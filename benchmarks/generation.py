@@ -36,7 +36,7 @@ from datasets_app.samples.make_manual import CHAPTERS  # noqa: E402
 from finetune_site.lib.channel import read_journal  # noqa: E402
 from finetune_site.lib.process import Engine  # noqa: E402
 
-WINDOW, ANSWER = 768, 200
+WINDOW = 768
 TEMPLATE = "Sum this up in a sentence, with the words that it rests on.\n\n{passage}"
 RECIPE: dict[str, Any] = {"kind": "summary", "template": TEMPLATE}
 SERVER = """
@@ -96,7 +96,7 @@ def by_portal(folder: Path, url: str, parallel: int, found: list[chunks.Chunk]) 
     (folder / "elements.jsonl").write_text("")
     source = {"id": 1, "name": "manual.pdf", "elements_path": str(folder / "elements.jsonl")}
     model = {"provider": "openai", "base_url": url, "model": "m", "context_window": WINDOW, "temperature": 0.0}
-    model |= {"answer_tokens": ANSWER, "parallel": parallel, "timeout_seconds": 600}
+    model |= {"parallel": parallel, "timeout_seconds": 600}
     spec = {"documents": [{**source, "chunks_path": str(folder / "chunks.jsonl")}], "out_dir": str(folder / "out")}
     (folder / "spec.json").write_text(json.dumps({**spec, "generator": "llm", "llm": model, "recipe": RECIPE}))
     begun, started = time.perf_counter(), 0.0
@@ -126,7 +126,7 @@ def by_script(url: str, parallel: int, calls: list[dict[str, Any]]) -> dict[str,
     recipe = Recipe(**RECIPE)
     told = {"name": "answer", "schema": recipe.schema().model_json_schema(), "strict": True}
     form = {"type": "json_schema", "json_schema": told}
-    usual = {"model": "m", "temperature": 0.0, "max_tokens": max(ANSWER, min(recipe.answer_tokens, WINDOW // 2))}
+    usual = {"model": "m", "temperature": 0.0, "max_tokens": min(recipe.answer_tokens, WINDOW // 2)}
     with httpx.Client(timeout=600) as client:
 
         def send(call: dict[str, Any]) -> int:

@@ -95,7 +95,7 @@ class _ByModel:
         self._recipe = read_spec(Recipe, spec.recipe or {"kind": "qa"})
         self._schema = self._recipe.schema()
         model = read_spec(ModelSpec, spec.llm)
-        room = min(max(self._recipe.answer_tokens, model.answer_tokens), model.context_window // 2)
+        room = min(self._recipe.answer_tokens, model.context_window // 2)
         self._spec = read_spec(ModelSpec, {**spec.llm, "answer_tokens": room})
         self._model = llm.connect(self._spec)
         self.digest = llm.digest(self._model, self._spec)

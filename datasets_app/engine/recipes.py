@@ -21,7 +21,9 @@ LANGUAGE_OF_PASSAGE = "the language of the passage"
 MAX_TEMPLATE = 8000
 _NAME = re.compile(r"\{(\w+)\}")
 NOT_ALONE = re.compile(
-    r"\b(?:the|this|that|above|given|provided)\s+(?:passage|text|excerpt|paragraph|context|section|document)\b", re.I
+    r"\b(?:the|this|that|above|given|provided)\s+(?:passage|text|excerpt|paragraph|context|section|document)\b"
+    r"(?! [“\"‘'])",  # one that is named can be asked about
+    re.I,
 )
 REFUSAL = re.compile(
     r"^(?:i'?m sorry|sorry,|i can(?:no|')t|i am (?:unable|not able)|as an ai|unfortunately, i)\b|"
@@ -224,8 +226,10 @@ def _asked(question: str, answer: str) -> dict[str, Any]:
 
 def _refusal(question: str, answer: str) -> str:
     """Why a question and its answer teach nothing; empty when they may."""
-    if len(question) < 8:
+    if len(question) < 8 or (not question.endswith("?") and len(question.split()) < 4):
         return "a question is none"
+    if question.lower().strip(" .?!") == answer.lower().strip(" .?!"):
+        return "an answer only repeats its question"
     if NOT_ALONE.search(question):
         return "a question speaks of “the passage”, which nobody who asks has"
     return "an answer is a refusal" if REFUSAL.search(answer) else ""

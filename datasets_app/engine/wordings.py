@@ -14,7 +14,7 @@ VALUE_OF = {
     "need": "I need to know the {l} of {s}.",
     "for": "For {s}, what {l} is given?",
     "state": "Please state the {l} of {s}.",
-    "according": "According to the document, what is the {l} of {s}?",
+    "according": "According to the documentation, what is the {l} of {s}?",
     "terse": "{S}: {l}?",
     "could-you": "Could you give me the {l} for {s}?",
     "specified": "What is specified as the {l} of {s}?",
@@ -42,12 +42,12 @@ DEFINITION = {
     "tell-me": "Tell me what {s} {be}.",
     "describe": "Describe {s} in one sentence.",
     "mean": "What should I understand by {s}?",
-    "according": "According to the document, what {be} {s}?",
+    "according": "According to the documentation, what {be} {s}?",
     "know": "Do you know what {s} {be}?",
 }
 # A sentence with a figure in it.
 STATEMENT = {
-    "says": "What does the document say about {s}?",
+    "says": "What does the documentation say about {s}?",
     "tell-me": "Tell me what is stated about {s}.",
     "section": "In the section “{h}”, what is said about {s}?",
     "know": "What do I have to know about {s} (“{h}”)?",
@@ -80,7 +80,7 @@ QUESTION = {
     "answer": "Please answer this question: {h}",
     "short": "{h} Tell me in short.",
     "wonder": "I wonder: {h}",
-    "according": "According to the document: {h}",
+    "according": "According to the documentation: {h}",
     "explain": "Can you explain? {h}",
     "asked": "Somebody asked me: {h} What shall I say?",
 }

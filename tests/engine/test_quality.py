@@ -159,3 +159,8 @@ def test_the_task_writes_a_line_for_every_example(tmp_path):
     assert [line["id"] for line in found] == [7, 8] and found[0]["findings"] == []
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["examples"] == 2 and set(result["counts"]) == set(quality.FINDINGS)
+
+
+def test_a_section_that_is_named_can_be_asked_about():
+    assert examine(("What does the section “The brake” say?", "It stops the mill.")) == [([], 0)]
+    assert examine(("What does the section say?", "It stops the mill.")) == [(["not alone"], 0)]

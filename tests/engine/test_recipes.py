@@ -76,6 +76,8 @@ def test_what_each_kind_teaches():
     [
         ("qa", {"questions": ["What does the passage say?"]}, "speaks of “the passage”"),
         ("qa", {"questions": ["Hm?"]}, "a question is none"),
+        ("qa", {"questions": ["The Corrin hopper"]}, "a question is none"),
+        ("qa", {"questions": ["It holds 540 litres?"]}, "only repeats its question"),
         ("qa", {"questions": ["How heavy is it then?"], "answer": "I'm sorry, I cannot tell."}, "is a refusal"),
         ("preference", {"good": "The same answer.", "worse": "the same answer."}, "both answers are the same"),
     ],
