@@ -71,8 +71,10 @@ def get_recipe(user: User, pk: int, *, role: Role = Role.VIEWER) -> Recipe:
     return found
 
 
-def get_import(user: User, pk: int) -> ImportBatch:
-    return _of_dataset(user, ImportBatch.objects.select_related("dataset__project", "job", "created_by"), pk)
+def get_import(user: User, pk: int, *, role: Role = Role.VIEWER) -> ImportBatch:
+    found = _of_dataset(user, ImportBatch.objects.select_related("dataset__project", "job", "created_by"), pk)
+    require_role(user, found.dataset.project, role)
+    return found
 
 
 def _of_dataset(user: User, rows: "models.QuerySet[Row]", pk: int) -> Row:

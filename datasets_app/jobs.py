@@ -47,6 +47,7 @@ ENGINE = "datasets_app.engine"
 PRELOAD = f"{ENGINE}.preload"  # of parsing: the other tasks import little
 ROWS_AT_ONCE = 200
 KEPT_ERRORS = 100
+NAMED_ERRORS = 3
 FIRST_TASKS = 10
 TAKE_OVER_SECONDS = 1.0
 SERVERS_TROUBLES = (Trouble.UNREACHABLE, Trouble.ADDRESS, Trouble.TOKEN)
@@ -155,22 +156,50 @@ def check(handle: Handle) -> None:
 
 @job_kind("datasets.import", title="Import examples", max_attempts=3)
 def import_examples(handle: Handle) -> None:
-    """Read a file of examples line by line; what cannot be used is kept with its line and reason."""
+    """Read a file of examples twice: first whether all of it can be used, then into the dataset. A file with a line
+    that cannot be used imports nothing, unless its good lines were asked for."""
     batch = ImportBatch.objects.select_related("dataset", "created_by").get(job=handle.job)
-    errors: list[dict[str, Any]] = []
-    rows: list[formats.Row] = []
     path = bucket.fetch(batch.path, batch.sha256)
-    with path.open(encoding="utf-8-sig", errors="replace") as stream:
-        for item in formats.read_rows(stream, batch.format):
-            if isinstance(item, formats.Row):
-                rows.append(item)
-            elif len(errors) < KEPT_ERRORS:
+    errors: list[dict[str, Any]] = []
+    good = wrong = 0
+    for item in _import_items(handle, path, batch.format):
+        good += isinstance(item, formats.Row)
+        if isinstance(item, formats.RowError):
+            wrong += 1
+            if len(errors) < KEPT_ERRORS:
                 errors.append({"line": item.line, "message": item.message})
-            if len(rows) >= ROWS_AT_ONCE:
-                _import_rows(handle, batch, rows)
-                rows = []
+    found = {"errors": errors, "wrong": wrong, "good": good}
+    handle.write(lambda: ImportBatch.objects.filter(pk=batch.pk).update(**found))
+    if wrong and good and not batch.takes_good_rows:
+        raise JobInputError(_wrong_lines(errors, wrong, good + wrong))
+    handle.progress(0, good, unit="examples", message="")
+    rows: list[formats.Row] = []
+    for item in _import_items(handle, path, batch.format) if good else ():
+        if isinstance(item, formats.Row):
+            rows.append(item)
+        if len(rows) >= ROWS_AT_ONCE:
+            _import_rows(handle, batch, rows)
+            rows = []
     _import_rows(handle, batch, rows)
     _end_import(handle, batch, errors, "Line", "No line of the file could be used.")
+
+
+def _import_items(handle: Handle, path: Path, format: str) -> Iterator[formats.Row | formats.RowError]:
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:
+        for number, item in enumerate(formats.read_rows(stream, format)):
+            if number % ROWS_AT_ONCE == 0:
+                handle.check()
+            yield item
+
+
+def _wrong_lines(errors: list[dict[str, Any]], wrong: int, every: int) -> str:
+    """Which lines of a file keep it out, the first ones with their reasons."""
+    told = " ".join(f"Line {error['line']}: {error['message']}" for error in errors[:NAMED_ERRORS])
+    more = f" And {wrong - NAMED_ERRORS} more." if wrong > NAMED_ERRORS else ""
+    return (
+        f"{wrong} of {every:,} lines cannot be used, so nothing was imported. {told}{more} Mend them and import the "
+        "file again, or import the good lines alone."
+    )
 
 
 def _end_import(handle: Handle, batch: ImportBatch, errors: list[dict[str, Any]], called: str, when_none: str) -> None:
@@ -441,4 +470,4 @@ def _import_rows(handle: Handle, batch: ImportBatch, rows: list[formats.Row]) ->
     handle.check()
     if rows:
         handle.write(lambda: intake.add_imported(batch, rows))
-        handle.progress(rows[-1].line, unit="lines", message=f"line {rows[-1].line}")
+        handle.progress(batch.examples.count(), unit="examples")

@@ -96,6 +96,7 @@ urlpatterns = [
     path("projects/<int:project>/label-studio/", labelstudio.label_studio_list, name="label_studio_list"),
     path("conflicts/<int:pk>/resolve", labelstudio.conflict_resolve, name="conflict_resolve"),
     path("label-studio/hooks/<uuid:key>", labelstudio.label_studio_hook, name="label_studio_hook"),
+    path("imports/<int:pk>/good", datasets.import_good, name="import_good"),
     path("generations/<int:pk>/", datasets.generation, name="generation"),
     path("generations/<int:pk>/body", datasets.generation_body, name="generation_body"),
     path("generations/<int:pk>/again", datasets.generation_again, name="generation_again"),
@@ -108,7 +109,7 @@ urlpatterns = [
     path("versions/<int:pk>/", datasets.version, name="version"),
     path("versions/<int:pk>/body", datasets.version_body, name="version_body"),
     re_path(
-        r"^versions/(?P<pk>\d+)/download\.(?P<format>jsonl|parquet)$",
+        r"^versions/(?P<pk>\d+)/download\.(?P<format>[a-z_]+)$",
         datasets.version_download,
         name="version_download",
     ),

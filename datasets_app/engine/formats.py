@@ -1,8 +1,10 @@
 """The file formats in which people already have examples, read line by line with errors that name the line.
 
-messages: {"messages": [{"role", "content"}, ...]} · alpaca: {"instruction", "input", "output"} · sharegpt:
-{"conversations": [{"from", "value"}, ...]} · preference: {"prompt", "chosen", "rejected"} · text: {"text"}. JSON
-Lines, or one JSON array. Standard library only.
+messages: {"messages": [{"role", "content"}, ...]} · alpaca: {"instruction", "input", "output", "system", "history"} ·
+sharegpt: {"conversations": [{"from", "value"}, ...], "system"} · completion: {"prompt", "completion"} · preference:
+{"prompt", "chosen", "rejected"}, or chosen and rejected conversations that begin alike · kto: {"prompt", "completion",
+"label"}, of which a good and a bad answer to one prompt make a preference pair · text: {"text"}. Prompts and answers
+may be texts or lists of messages (TRL's conversational form). JSON Lines, or one JSON array. Standard library only.
 """
 
 import json
@@ -10,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-FORMATS = ("messages", "alpaca", "sharegpt", "preference", "text")
+FORMATS = ("messages", "alpaca", "sharegpt", "completion", "preference", "kto", "text")
 MAX_LINE_CHARACTERS = 2_000_000
 _ROLES = {"system", "user", "assistant"}
 _SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -52,8 +54,10 @@ class FormatError(ValueError):
 
 def detect_format(record: dict[str, Any]) -> str:
     """The format of one record by its keys; `FormatError` when it is none of ours."""
-    if {"prompt", "chosen", "rejected"} <= record.keys():
+    if {"chosen", "rejected"} <= record.keys():
         return "preference"
+    if {"prompt", "completion"} <= record.keys():
+        return "kto" if "label" in record else "completion"
     if "messages" in record:
         return "messages"
     if "conversations" in record:
@@ -63,21 +67,57 @@ def detect_format(record: dict[str, Any]) -> str:
     if record.keys() == {"text"}:
         return "text"
     raise FormatError(
-        "The record is of no known format: it needs “messages”, or “instruction” and “output”, or “conversations”, "
-        f"or “prompt”, “chosen” and “rejected”, or “text” alone. It has: {', '.join(map(str, record)) or 'nothing'}."
+        "The record is of no known format: it needs “messages”, or “instruction” and “output”, or “conversations”, or "
+        "“prompt” and “completion”, or “chosen” and “rejected”, or “text” alone. It has: "
+        f"{', '.join(map(str, record)) or 'nothing'}."
     )
 
 
 def read_rows(stream: IO[str], format: str = "") -> Iterator[Row | RowError]:
     """The examples of a text stream; an empty `format` is detected record by record."""
+    pairs = _Pairs()
     for line, record in _records(stream):
         if isinstance(record, RowError):
             yield record
             continue
         try:
-            yield _READERS[format or detect_format(record)](line, record)
+            if (chosen := format or detect_format(record)) == "kto":
+                yield from pairs.take(line, record)
+            else:
+                yield _READERS[chosen](line, record)
         except FormatError as error:
             yield RowError(line, str(error))
+    yield from pairs.rest()
+
+
+class _Pairs:
+    """Good and bad answers, each in a line of its own, until the other one to its prompt comes."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[str, bool], list[tuple[int, str]]] = {}
+
+    def take(self, line: int, record: dict[str, Any]) -> Iterator[Row]:
+        label = record.get("label")
+        if not isinstance(label, bool):
+            raise FormatError("“label” must be true for a good answer or false for a bad one.")
+        prompt, answer = _prompt(record), _answer(record, "completion")
+        if others := self._waiting.get((prompt, not label)):
+            _, other = others.pop(0)
+            good, bad = (answer, other) if label else (other, answer)
+            if good == bad:
+                raise FormatError("The same answer is called good and bad.")
+            yield Row(line, "preference", prompt=prompt, chosen=good, rejected=bad)
+        else:
+            self._waiting.setdefault((prompt, label), []).append((line, answer))
+
+    def rest(self) -> Iterator[Row | RowError]:
+        """A good answer without a bad one is a conversation; a bad one alone teaches nothing here."""
+        for (prompt, is_good), answers in self._waiting.items():
+            for line, answer in answers:
+                if is_good:
+                    yield Row(line, "chat", _asked(prompt, answer))
+                else:
+                    yield RowError(line, "A bad answer alone: no good one to its prompt stands in the file.")
 
 
 def check_messages(messages: Any) -> list[dict[str, str]]:
@@ -153,21 +193,43 @@ def _read_messages(line: int, record: dict[str, Any]) -> Row:
 
 
 def _read_sharegpt(line: int, record: dict[str, Any]) -> Row:
-    return Row(line, "chat", _checked(record.get("conversations"), "from", "value", _SHAREGPT_ROLES))
+    return Row(line, "chat", _led(record, _checked(record.get("conversations"), "from", "value", _SHAREGPT_ROLES)))
+
+
+def _read_completion(line: int, record: dict[str, Any]) -> Row:
+    """A prompt with its answer, both as texts or as messages."""
+    prompt, answer = record.get("prompt"), record.get("completion")
+    if isinstance(prompt, list) and isinstance(answer, list):
+        return Row(line, "chat", check_messages([*prompt, *answer]))
+    return Row(line, "chat", _asked(_prompt(record), _answer(record, "completion")))
 
 
 def _read_alpaca(line: int, record: dict[str, Any]) -> Row:
     question = _text(record, "instruction")
     if extra := record.get("input"):
         question = f"{question}\n\n{extra}"
-    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": _text(record, "output")}]
-    if system := record.get("system"):
-        messages.insert(0, {"role": "system", "content": str(system)})
-    return Row(line, "chat", messages)
+    history = record.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in history):
+        raise FormatError("“history” must be a list of pairs: a question and its answer.")
+    turns = [message for turn in history for message in _asked(str(turn[0]).strip(), str(turn[1]).strip())]
+    return Row(line, "chat", _led(record, check_messages([*turns, *_asked(question, _text(record, "output"))])))
+
+
+def _asked(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def _led(record: dict[str, Any], messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """With the system message that stands beside the conversation, where there is one."""
+    system = str(record.get("system") or "").strip()
+    return (
+        [{"role": "system", "content": system}, *messages] if system and messages[0]["role"] != "system" else messages
+    )
 
 
 def _read_preference(line: int, record: dict[str, Any]) -> Row:
-    prompt, chosen, rejected = (_answer(record, name) for name in ("prompt", "chosen", "rejected"))
+    chosen, rejected = (_answer(record, name) for name in ("chosen", "rejected"))
+    prompt = _prompt(record)
     if chosen == rejected:
         raise FormatError("“chosen” and “rejected” are the same text, so there is nothing to prefer.")
     return Row(line, "preference", prompt=prompt, chosen=chosen, rejected=rejected)
@@ -175,6 +237,24 @@ def _read_preference(line: int, record: dict[str, Any]) -> Row:
 
 def _read_text(line: int, record: dict[str, Any]) -> Row:
     return Row(line, "text", text=_text(record, "text"))
+
+
+def _prompt(record: dict[str, Any]) -> str:
+    """What is asked: the last message of a prompt, or of what chosen and rejected conversations have before their
+    answers."""
+    if "prompt" in record:
+        return _only_turn(record["prompt"]) if isinstance(record["prompt"], list) else _text(record, "prompt")
+    before = record.get("chosen")
+    if not isinstance(before, list) or len(before) < 2 or before[:-1] != (record.get("rejected") or [])[:-1]:
+        raise FormatError("Without “prompt”, “chosen” and “rejected” must be conversations that begin alike.")
+    return _only_turn(before[:-1])
+
+
+def _only_turn(turns: list[Any]) -> str:
+    """The one question of a prompt that is a list of messages: what stood before it would be lost."""
+    if len(turns) != 1 or not isinstance(turns[0], dict):
+        raise FormatError(f"The prompt has {len(turns)} turns. A pair has one question here: write them into one.")
+    return _text(turns[0], "content")
 
 
 def _answer(record: dict[str, Any], name: str) -> str:
@@ -215,6 +295,7 @@ _READERS = {
     "messages": _read_messages,
     "alpaca": _read_alpaca,
     "sharegpt": _read_sharegpt,
+    "completion": _read_completion,
     "preference": _read_preference,
     "text": _read_text,
 }

@@ -176,6 +176,9 @@ class ImportBatch(models.Model):
     created_at = models.DateTimeField(default=timezone.now)
     added = models.PositiveIntegerField(default=0)
     errors = models.JSONField(default=list, help_text="The first lines that could not be used, with their reasons")
+    wrong = models.PositiveIntegerField(default=0, help_text="How many lines could not be used")
+    good = models.PositiveIntegerField(default=0, help_text="How many could")
+    takes_good_rows = models.BooleanField(default=False)
 
     class Meta:
         ordering = ["-pk"]

@@ -204,34 +204,44 @@ def _enqueue_generation(actor: User, generation: Generation) -> None:
     generation.save(update_fields=["job"])
 
 
-def import_examples(*, actor: User, dataset: Dataset, name: str, format: str, blocks: Iterable[bytes]) -> ImportBatch:
-    """Keep a file of examples and read it in the background."""
+def import_examples(
+    *,
+    actor: User,
+    dataset: Dataset,
+    name: str,
+    format: str,
+    blocks: Iterable[bytes],
+    takes_good_rows: bool = False,
+) -> ImportBatch:
+    """Keep a file of examples and read it in the background. A line that cannot be used keeps all of it out, unless its
+    good lines are taken."""
     if told := disk_refusal(dataset.project):
         raise DatasetError(told)
     try:
         with arriving("imports", name, blocks) as arrival:
-            return _keep_import(actor, dataset, name, format, arrival)
+            return _keep_import(actor, dataset, name, format, arrival, takes_good_rows)
     except (TooLargeError, QuotaError, BucketError) as error:
         raise DatasetError(str(error)) from error
 
 
 @transaction.atomic
-def _keep_import(actor: User, dataset: Dataset, name: str, format: str, arrival: Arrival) -> ImportBatch:
+def _keep_import(
+    actor: User, dataset: Dataset, name: str, format: str, arrival: Arrival, takes_good_rows: bool
+) -> ImportBatch:
     """The file under the name of its content, and its row."""
     take_disk(dataset.project, arrival.size)
     batch = ImportBatch(
-        dataset=dataset, name=name[:255], sha256=arrival.sha256, size=arrival.size, format=format, created_by=actor
+        dataset=dataset,
+        name=name[:255],
+        sha256=arrival.sha256,
+        size=arrival.size,
+        format=format,
+        takes_good_rows=takes_good_rows,
+        created_by=actor,
     )
     arrival.keep(batch.path)
     batch.save()
-    batch.job = jobs.enqueue(
-        project=dataset.project,
-        owner=actor,
-        kind="datasets.import",
-        label=f"{dataset}: {name}"[:200],
-        url=reverse("import_batch", args=[batch.pk]),
-    )
-    batch.save(update_fields=["job"])
+    _enqueue_import(actor, batch)
     audit(dataset.project, actor, "imported examples into", dataset, after={"file": name, "sha256": arrival.sha256})
     return batch
 
@@ -279,6 +289,30 @@ def seal_version(
     version.save(update_fields=["job"])
     audit(dataset.project, actor, "sealed", version, after={"validation": validation_share, "recall": recall_share})
     return version
+
+
+@transaction.atomic
+def import_good_rows(*, actor: User, batch: ImportBatch) -> None:
+    """Of a file that was kept out for some of its lines, import the others."""
+    locked = ImportBatch.objects.select_for_update().get(pk=batch.pk)
+    if not locked.wrong or not locked.good or locked.takes_good_rows or not (locked.job and locked.job.is_finished):
+        raise DatasetError("There is nothing to take from this file: look at its lines.")
+    locked.takes_good_rows = True
+    locked.save(update_fields=["takes_good_rows"])
+    _enqueue_import(actor, locked)
+    after = {"file": locked.name, "good lines": locked.good, "left out": locked.wrong}
+    audit(locked.dataset.project, actor, "imported the good lines into", locked.dataset, after=after)
+
+
+def _enqueue_import(actor: User, batch: ImportBatch) -> None:
+    batch.job = jobs.enqueue(
+        project=batch.dataset.project,
+        owner=actor,
+        kind="datasets.import",
+        label=f"{batch.dataset}: {batch.name}"[:200],
+        url=reverse("import_batch", args=[batch.pk]),
+    )
+    batch.save(update_fields=["job"])
 
 
 def settle_tally() -> None:

@@ -1,7 +1,7 @@
 """Datasets: list, overview, generate, import, write, seal, download."""
 
 import io
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
@@ -10,12 +10,13 @@ import pyarrow.parquet
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.db.models import Count, Q
-from django.http import HttpResponse, HttpResponseBase
+from django.http import Http404, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
+from django.utils.http import content_disposition_header
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from datasets_app import access
-from datasets_app.engine import formats
+from datasets_app.engine import exporting, formats
 from datasets_app.engine.spec import AGAIN
 from datasets_app.forms import (
     ConversationForm,
@@ -28,6 +29,7 @@ from datasets_app.forms import (
     TextForm,
 )
 from datasets_app.models import Dataset, DatasetVersion, LabelStudioLink, LabelStudioServer, State, Tally
+from datasets_app.models.examples import Kind
 from datasets_app.services import datasets as services
 from datasets_app.services import examples as example_services
 from datasets_app.services import quality, sealing, trials
@@ -191,6 +193,17 @@ def import_batch_body(request: SignedInRequest, pk: int) -> HttpResponse:
     return render(request, "datasets/import_batch.html#body", _import_context(request, pk))
 
 
+@require_POST
+def import_good(request: SignedInRequest, pk: int) -> HttpResponse:
+    """Take the good lines of a file that was kept out for others."""
+    found = access.get_import(request.user, pk, role=Role.TRAINER)
+    try:
+        services.import_good_rows(actor=request.user, batch=found)
+    except DatasetError as error:
+        messages.error(request, str(error))
+    return redirect(found)
+
+
 @require_http_methods(["GET", "POST"])
 def example_write(request: SignedInRequest, pk: int) -> HttpResponse:
     """Write one by hand: a conversation, or with `?kind=` a preference pair or a text."""
@@ -241,23 +254,43 @@ def version_body(request: SignedInRequest, pk: int) -> HttpResponse:
 
 @require_GET
 def version_download(request: SignedInRequest, pk: int, format: str) -> HttpResponseBase:
-    """The sealed file as Parquet, or its trained rows as JSON Lines."""
+    """The sealed file as Parquet; its trained rows (`?split=`: others, or all) as JSON Lines, as they are kept or in
+    another program's format (`?provenance=1`: with where each comes from); or LLaMA-Factory's description of them."""
     found = access.get_version(request.user, pk)
+    if format not in ("parquet", "jsonl", "dataset_info", *exporting.EXPORTS):
+        raise Http404
     if not found.is_sealed:
         messages.error(request, sealing.NOT_SEALED)
         return redirect(found)
     if format == "parquet":
         return send_file(found.file_path, f"{found.filename}.parquet", size=found.size, sha256=found.sha256)
     split = request.GET.get("split", "train")
-    filename = f"{found.filename}-{split if split.isalpha() else 'all'}.jsonl"
-    return send_pieces(_lines(found, split), filename, content_type="application/jsonl")
+    stem = f"{found.filename}-{split if split.isalpha() else 'all'}"
+    if format == "dataset_info":
+        files = {key: f"{stem}.{key}.jsonl" for key in exporting.EXPORTS}
+        return _as_file(exporting.dataset_info(found.filename, files), "dataset_info.json")
+    write = _written(format, has_provenance="provenance" in request.GET)
+    filename = f"{stem}.jsonl" if format == "jsonl" else f"{stem}.{format}.jsonl"
+    return send_pieces(_lines(found, split, write), filename, content_type="application/jsonl")
 
 
-def _lines(found: DatasetVersion, split: str) -> Generator[bytes]:
+def _as_file(text: str, filename: str) -> HttpResponse:
+    response = HttpResponse(text, content_type="application/json")
+    response["Content-Disposition"] = content_disposition_header(as_attachment=True, filename=filename)
+    return response
+
+
+def _written(format: str, *, has_provenance: bool) -> Callable[[list[dict[str, Any]]], str]:
+    """How rows become lines."""
+    if format == "jsonl":
+        return lambda rows: "".join(map(_line, rows))
+    return lambda rows: "".join(exporting.lines(format, rows, has_provenance=has_provenance))
+
+
+def _lines(found: DatasetVersion, split: str, write: Callable[[list[dict[str, Any]]], str]) -> Generator[bytes]:
     with pyarrow.parquet.ParquetFile(bucket.fetch(found.file_path, found.sha256)) as file:
         for batch in file.iter_batches(1000):
-            rows = [row for row in batch.to_pylist() if split in ("all", row["split"])]
-            yield "".join(map(_line, rows)).encode()
+            yield write([row for row in batch.to_pylist() if split in ("all", row["split"])]).encode()
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -314,7 +347,9 @@ def _generation_context(request: SignedInRequest, pk: int) -> dict[str, object]:
 
 def _import_context(request: SignedInRequest, pk: int) -> dict[str, object]:
     found = access.get_import(request.user, pk)
-    return _context(found.dataset) | {"batch": found}
+    may = has_role(request.user, found.dataset.project, Role.TRAINER)
+    is_kept_out = bool(found.wrong and found.good and not found.takes_good_rows and found.job and found.job.is_finished)
+    return _context(found.dataset) | {"batch": found, "may_take_good": may and is_kept_out}
 
 
 def _version_context(request: SignedInRequest, pk: int) -> dict[str, object]:
@@ -329,4 +364,17 @@ def _version_context(request: SignedInRequest, pk: int) -> dict[str, object]:
         "withdrawn": found.withdrawn_documents(),
         "page": Paginator(entries.filter(split=split) if split else entries, 50).get_page(request.GET.get("page")),
         "may_train": has_role(request.user, found.dataset.project, Role.TRAINER),
+        "exports": _exports(found),
     }
+
+
+def _exports(version: DatasetVersion) -> list[tuple[exporting.Export, str]]:
+    """The formats that hold something of it, each with what of it stays behind."""
+    kinds = version.counts.get("kinds", {})
+    found = []
+    for export in exporting.EXPORTS.values():
+        if any(kinds.get(kind) for kind in export.kinds):
+            left = exporting.left_behind(export.key, kinds)
+            told = ", ".join(f"{count} {Kind(kind).label}{'s' if count > 1 else ''}" for kind, count in left.items())
+            found.append((export, f"Leaves out {told}." if told else ""))
+    return found

@@ -25,7 +25,7 @@ from finetune_site.projects.access import get_project
 from finetune_site.projects.models import Role
 
 router = Router(tags=["Datasets"])
-ImportFormat = Literal["", "messages", "alpaca", "sharegpt", "preference", "text"]
+ImportFormat = Literal["", "messages", "alpaca", "sharegpt", "completion", "preference", "kto", "text"]
 PARQUET: dict[str, Any] = {
     "responses": {
         200: {
@@ -374,13 +374,23 @@ def generation_again(request: TokenRequest, pk: Key, body: AgainIn) -> Status[An
 @router.post("/datasets/{int:pk}/import", auth=WRITE, response={201: WorkOut}, operation_id="import_examples")
 @once
 def import_examples(
-    request: TokenRequest, pk: Key, file: File[UploadedFile], format: Form[ImportFormat] = ""
+    request: TokenRequest,
+    pk: Key,
+    file: File[UploadedFile],
+    format: Form[ImportFormat] = "",
+    takes_good_rows: Form[bool] = False,
 ) -> Status[Any]:
-    """Read a file of examples in the background: JSON Lines or one JSON array, in UTF-8."""
+    """Read a file of examples in the background: JSON Lines or one JSON array, in UTF-8. A line that cannot be used
+    keeps the whole file out, unless its good ones are taken."""
     found = fetch(request, access.get_dataset, pk, Role.TRAINER)
     name = (file.name or "").replace("\x00", "")
     batch = services.import_examples(
-        actor=request.user, dataset=found, name=name, format=format, blocks=file.chunks(2**20)
+        actor=request.user,
+        dataset=found,
+        name=name,
+        format=format,
+        blocks=file.chunks(2**20),
+        takes_good_rows=takes_good_rows,
     )
     return Status(201, WorkOut.from_orm(batch))
 

@@ -139,7 +139,15 @@ def test_imported_lines_become_examples_and_errors_name_their_line(project, trai
     client.post(reverse("import_examples", args=[dataset.pk]), {"text": text, "confirm": "1"})
     run_all()
     batch = dataset.imports.get()
-    assert (batch.added, [error["line"] for error in batch.errors]) == (2, [2])
+    assert (batch.added, [error["line"] for error in batch.errors]) == (0, [2]) and not Example.objects.exists()
+    page = client.get(batch.get_absolute_url()).content.decode()
+    assert "nothing was imported" in page and "Import the 2 good lines alone" in page
+    client.post(reverse("import_good", args=[batch.pk]))
+    run_all()
+    batch.refresh_from_db()
+    assert (batch.added, batch.wrong, batch.job.state) == (2, 1, "succeeded")
+    again = client.post(reverse("import_good", args=[batch.pk]), follow=True)
+    assert "There is nothing to take from this file" in again.content.decode()
     assert set(dataset.examples.values_list("kind", "import_line")) == {("chat", 1), ("preference", 3)}
 
 

@@ -140,6 +140,7 @@ TABLE: dict[str, Row] = {
     "coverage": Row(VIEWER, of="dataset"),
     "dataset_delete": Row(OWNER, "post", of="dataset"),
     "generate": Row(TRAINER, of="dataset"),
+    "import_good": Row(TRAINER, "post", of="batch"),
     "import_examples": Row(TRAINER, of="dataset"),
     "example_write": Row(TRAINER, of="dataset"),
     "seal": Row(TRAINER, of="dataset"),
