@@ -240,10 +240,11 @@ class RecipeForm(StyledMixin, forms.Form):
             del self.fields["count"]
 
     @staticmethod
-    def initial_of(recipe: recipes.Recipe) -> dict[str, Any]:
-        chosen = recipe.chosen
-        lists = {f"{name}_text": "\n".join(getattr(chosen, name)) for name in LISTS}
-        return {**vars(chosen), **lists, "template": recipe.template}
+    def initial_of(template: str, settings: dict[str, Any]) -> dict[str, Any]:
+        """As they are kept, whether they can still be used or not."""
+        chosen = {**vars(recipes.Settings()), **settings}
+        lists = {f"{name}_text": "\n".join(map(str, chosen[name])) for name in LISTS}
+        return {**chosen, **lists, "template": template}
 
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or {}

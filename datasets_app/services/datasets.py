@@ -8,7 +8,7 @@ from django.db import connection, transaction
 from django.db.models import Max
 from django.urls import reverse
 
-from datasets_app.engine.recipes import Recipe
+from datasets_app.engine.recipes import SHIPPED, Recipe
 from datasets_app.engine.spec import AGAIN, OUTCOMES
 from datasets_app.models import (
     Chunk,
@@ -134,6 +134,14 @@ def covered_passages(generation: Generation) -> set[tuple[int, int]]:
     return {
         (key, index) for key, index in kept.order_by().values_list("document_id", "chunk_index") if index is not None
     }
+
+
+def recipe_name(generation: Generation) -> str:
+    """What the recipe is called that a model was asked by; empty where none was asked."""
+    if generation.generator != "llm":
+        return ""
+    fields = recipe_of(generation)
+    return f"{fields['name']} {fields['number']}" if fields.get("number") else f"{fields['kind']} {SHIPPED}"
 
 
 def trial_passages(generation: Generation, known: set[tuple[int, int]]) -> set[tuple[int, int]]:

@@ -323,7 +323,7 @@ def _generation_context(request: SignedInRequest, pk: int) -> dict[str, object]:
     may = has_role(request.user, found.dataset.project, Role.TRAINER)
     context = _context(found.dataset) | {
         "generation": found,
-        "recipe": services.check_recipe(services.recipe_of(found)) if found.generator == "llm" else None,
+        "recipe": services.recipe_name(found),
         "documents": found.documents.all(),
     }
     if found.is_trial:

@@ -14,6 +14,7 @@ from datasets_app.forms import SAMPLES, RecipeForm
 from datasets_app.models import Chunk, Document, Recipe
 from datasets_app.services import recipes as services
 from datasets_app.services.errors import DatasetError
+from finetune_site.lib.channel import InputError
 from finetune_site.lib.numbers import whole_number
 from finetune_site.projects.access import SignedInRequest, get_project, has_role
 from finetune_site.projects.models import Project, Role
@@ -45,8 +46,7 @@ def recipe_create(request: SignedInRequest, project: int, kind: str) -> HttpResp
     of = get_project(request.user, project, role=Role.TRAINER)
     if kind not in engine.KINDS:
         raise Http404
-    first = engine.Recipe(kind, settings=SAMPLES.get(kind, {}))
-    initial = {**RecipeForm.initial_of(first), **dict.fromkeys(("fields_text", "labels_text"), "")}
+    initial = RecipeForm.initial_of(engine.KINDS[kind].template, {})
     form = RecipeForm(request.POST or None, kind=kind, is_new=True, initial=initial)
     if form.is_valid() and request.POST.get("act") == "keep":
         name, template = form.cleaned_data["name"], form.cleaned_data["template"]
@@ -68,7 +68,7 @@ def recipe(request: SignedInRequest, pk: int) -> HttpResponse:
     may_change = has_role(request.user, found.project, Role.TRAINER)
     versions = list(found.versions.select_related("created_by"))
     shown = next((each for each in versions if str(each.number) == request.GET.get("version")), versions[-1])
-    initial = RecipeForm.initial_of(engine.Recipe(**shown.fields))
+    initial = RecipeForm.initial_of(shown.template, shown.settings)
     form = RecipeForm(request.POST or None, kind=found.kind, is_new=False, initial=initial)
     if form.is_valid() and request.POST.get("act") == "keep":
         made = services.edit_recipe(
@@ -117,8 +117,11 @@ def _page(request: SignedInRequest, project: Project, form: RecipeForm, context:
     return render(request, "datasets/recipe.html", context, status=422 if form.is_bound and form.errors else 200)
 
 
-def _as_shown(context: dict[str, Any], kind: str) -> engine.Recipe:
-    """The version on the page, or of a new one what is shipped."""
-    if "shown" in context:
+def _as_shown(context: dict[str, Any], kind: str) -> engine.Recipe | None:
+    """The version on the page, or of a new one what is shipped; None for one that cannot be used any more."""
+    if "shown" not in context:
+        return engine.Recipe(kind, settings=SAMPLES.get(kind, {}))
+    try:
         return engine.Recipe(**context["shown"].fields)
-    return engine.Recipe(kind, settings=SAMPLES.get(kind, {}))
+    except InputError:
+        return None

@@ -194,7 +194,7 @@ def test_a_job_that_ends_between_the_page_and_its_stream_is_shown_as_ended(page,
 def test_a_person_joins_by_invitation_and_sees_what_the_role_allows(page, site, project, owner, problems):
     log_in(page, site, "owner")
     page.goto(f"{site}/projects/{project.pk}/members/")
-    page.get_by_label("E-mail or user's e-mail").fill("new@example.org")
+    page.get_by_label("E-mail address").fill("new@example.org")
     page.locator("#invite_role").select_option("viewer")
     page.get_by_role("button", name="Make invitation link").click()
     link = page.get_by_label("Invitation link").input_value()
