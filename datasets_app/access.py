@@ -38,7 +38,7 @@ def get_upload(user: User, key: UUID) -> Upload:
 
 
 def get_dataset(user: User, pk: int, *, role: Role = Role.VIEWER) -> Dataset:
-    dataset = get_object_or_404(Dataset.objects.visible_to(user).select_related("project"), pk=pk)
+    dataset = get_object_or_404(Dataset.objects.visible_to(user).select_related("project", "check_job"), pk=pk)
     require_role(user, dataset.project, role)
     return dataset
 

@@ -151,6 +151,7 @@ def check(handle: Handle) -> None:
     _run(handle, "check", spec, folder, on_event)
     for _ in quality.keep(dataset, read_journal(folder / "findings.jsonl")):
         handle.check()
+    handle.write(lambda: quality.count(dataset))
     shutil.rmtree(folder, ignore_errors=True)
 
 

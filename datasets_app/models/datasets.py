@@ -28,6 +28,7 @@ class Dataset(models.Model):
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
     check_job = models.OneToOneField(Job, models.SET_NULL, null=True, related_name="+")
+    found = models.JSONField(default=dict, help_text="Of each finding how many examples have it, and approved ones")
 
     objects = DatasetQuerySet.as_manager()
 

@@ -153,6 +153,7 @@ class Example(models.Model):
             models.Index(fields=["dataset", "support", "id"], name="example_support"),
             models.Index(fields=["dataset", "cluster"], name="example_cluster", condition=~models.Q(cluster=0)),
             GinIndex(fields=["findings"], name="example_findings"),
+            models.Index(fields=["dataset"], name="example_unchecked", condition=models.Q(checked_text=None)),
             models.Index(fields=["dataset", "tag", "id"], name="example_tag", condition=~models.Q(tag="")),
         ]
         constraints = [

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import connection, transaction
-from django.db.models import F, Q
+from django.db.models import Q
 from django.urls import reverse
 
 from datasets_app.engine.quality import FINDINGS
@@ -96,9 +96,8 @@ def keep(dataset: Dataset, lines: Iterable[dict[str, Any]]) -> Iterator[int]:
         yield told
 
 
-def figures(dataset: Dataset) -> list[Figure]:
-    """Every reason with its counts, those that block first."""
-    blocking = set(QualityRules.of(dataset.project).blocking)
+def count(dataset: Dataset) -> None:
+    """Add up what was found: a page that did it at each view would read every example."""
     with connection.cursor() as cursor:
         cursor.execute(
             "select name, state, count(*) from datasets_app_example, unnest(findings) as name "
@@ -111,13 +110,23 @@ def figures(dataset: Dataset) -> list[Figure]:
         for name, state, count in cursor.fetchall():
             counts[name] += count
             approved[name] += count * (state == State.APPROVED)
-    found = [Figure(name, about, counts[name], approved[name], name in blocking) for name, about in REASONS.items()]
+    found = {name: [counts[name], approved[name]] for name in REASONS}
+    Dataset.objects.filter(pk=dataset.pk).update(found=found)
+
+
+def figures(dataset: Dataset) -> list[Figure]:
+    """Every reason with its counts as the last look left them, those that block first."""
+    blocking = set(QualityRules.of(dataset.project).blocking)
+    found = []
+    for name, about in REASONS.items():
+        total, approved = dataset.found.get(name, (0, 0))
+        found.append(Figure(name, about, total, approved, name in blocking))
     return sorted(found, key=lambda figure: (not figure.is_blocking, -figure.count))
 
 
 def unchecked(examples: ExampleQuerySet) -> ExampleQuerySet:
-    """Those that nobody has looked at since their text is what it is."""
-    return examples.exclude(checked_text=F("text_id"))
+    """Those that nobody has looked at since their text is what it is: an edit forgets the look."""
+    return examples.filter(checked_text=None)
 
 
 def refusal(dataset: Dataset) -> str:
