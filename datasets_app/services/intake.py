@@ -56,16 +56,17 @@ def add_calls(generation: Generation, work: int, calls: list[dict[str, Any]]) ->
 def add_generated(generation: Generation, rows: list[dict[str, Any]], work: int = 0) -> int:
     """Examples of some passages that a job, `work`, made; rows that are there already are left alone. Returns how many
     were added."""
+    places = {row["chunk"] for row in rows}
     documents = {document.pk: document for document in generation.documents.all()}
     chunks = {
-        (chunk.document_id, chunk.index): chunk for chunk in Chunk.objects.filter(document__in=documents).defer("text")
+        (chunk.document_id, chunk.index): chunk
+        for chunk in Chunk.objects.filter(document__in=documents, index__in=places).defer("text")
     }
-    known = set(
-        Example.objects.filter(generation=generation).values_list("document_id", "chunk_index", "fact", "wording")
-    )
+    made = Example.objects.filter(generation=generation, chunk_index__in=places)
+    known = set(made.values_list("document_id", "chunk_index", "fact", "wording"))
     calls: dict[tuple[Any, ...], GenerationCall] = {
         (call.document_id, call.chunk_index, call.number): call
-        for call in generation.calls.filter(work=work).only("document_id", "chunk_index", "number")
+        for call in generation.calls.filter(work=work, chunk_index__in=places).only("document", "chunk_index", "number")
     }
     pairs = [
         (

@@ -19,7 +19,7 @@ from datasets_app.models.examples import ExampleQuerySet, Support
 from datasets_app.models.quality import REASONS
 from datasets_app.services.errors import DatasetError
 from finetune_site.jobs import services as jobs
-from finetune_site.jobs.models import UNFINISHED, Job
+from finetune_site.jobs.models import Job, JobState
 from finetune_site.lib.files import write_whole
 from finetune_site.projects.models import Project
 from finetune_site.projects.services import audit
@@ -41,9 +41,9 @@ class Figure:
 
 @transaction.atomic
 def start_check(*, actor: User, dataset: Dataset) -> None:
-    """Look at all examples, in the background; a look that waits already does it."""
+    """Look at all examples, in the background; a look that waits already does it, one that has begun may not."""
     locked = Dataset.objects.select_for_update().get(pk=dataset.pk)
-    if locked.check_job_id and Job.objects.filter(pk=locked.check_job_id, state__in=UNFINISHED).exists():
+    if locked.check_job_id and Job.objects.filter(pk=locked.check_job_id, state=JobState.QUEUED).exists():
         return
     locked.check_job = jobs.enqueue(
         project=locked.project,

@@ -10,8 +10,9 @@ from datasets_app.models import DatasetVersion, Example, Generation, QualityRule
 from datasets_app.services import datasets, documents, examples, quality
 from datasets_app.services.errors import DatasetError
 from finetune_site.api.services import make_token
+from finetune_site.jobs.runner import Runner
 from finetune_site.projects.models import AuditEntry
-from tests.factories import run_all, words
+from tests.factories import claim, run_all, words
 
 pytestmark = pytest.mark.django_db
 QUESTION = "How many litres of oil does the Brannick gearbox of the mill take at the first filling?"
@@ -67,6 +68,19 @@ def test_an_edit_asks_for_another_look(dataset, trainer, client_of):
     client_of(trainer).post(reverse("quality_check", args=[dataset.pk]))
     run_all()
     assert not quality.unchecked(dataset.examples.all()).exists()
+
+
+def test_a_look_that_has_begun_is_followed_by_another(dataset, trainer):
+    quality.start_check(actor=trainer, dataset=dataset)
+    dataset.refresh_from_db()
+    first = claim(dataset.check_job)
+    for _ in range(2):  # the second one waits already
+        quality.start_check(actor=trainer, dataset=dataset)
+    dataset.refresh_from_db()
+    assert dataset.check_job_id != first.pk and type(first).objects.filter(kind=quality.CHECK).count() == 3
+    Runner("default", 0).do(first)  # it finds that another one is to look
+    run_all()
+    assert not type(first).objects.exclude(state="succeeded").exists()
 
 
 def test_a_text_that_changed_meanwhile_keeps_no_finding_of_the_old_one(dataset, trainer):
