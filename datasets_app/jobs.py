@@ -36,7 +36,7 @@ from datasets_app.services import datasets as dataset_services
 from datasets_app.services import intake, quality, readings, sealing
 from datasets_app.services import labelstudio as services
 from finetune_site import bucket
-from finetune_site.jobs.handle import EngineFailed, Handle, JobInputError
+from finetune_site.jobs.handle import EngineFailed, Handle, JobCancelled, JobInputError
 from finetune_site.jobs.kinds import job_kind
 from finetune_site.lib.channel import read_journal, write_json
 from finetune_site.lib.files import write_whole
@@ -176,14 +176,18 @@ def import_examples(handle: Handle) -> None:
     if wrong and good and not batch.takes_good_rows:
         raise JobInputError(_wrong_lines(errors, wrong, good + wrong))
     handle.progress(0, good, unit="examples", message="")
-    rows: list[formats.Row] = []
-    for item in _import_items(handle, path, batch.format) if good else ():
-        if isinstance(item, formats.Row):
-            rows.append(item)
-        if len(rows) >= ROWS_AT_ONCE:
-            _import_rows(handle, batch, rows)
-            rows = []
-    _import_rows(handle, batch, rows)
+    try:
+        rows: list[formats.Row] = []
+        for item in _import_items(handle, path, batch.format) if good else ():
+            if isinstance(item, formats.Row):
+                rows.append(item)
+            if len(rows) >= ROWS_AT_ONCE:
+                _import_rows(handle, batch, rows)
+                rows = []
+        _import_rows(handle, batch, rows)
+    except JobCancelled:  # nothing is half imported; what somebody has judged already is theirs
+        handle.write(lambda: batch.examples.filter(decisions=None).delete())
+        raise
     _end_import(handle, batch, errors, "Line", "No line of the file could be used.")
 
 

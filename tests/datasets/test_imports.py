@@ -5,8 +5,9 @@ import json
 import pytest
 from django.urls import reverse
 
+from datasets_app import jobs as work
 from datasets_app.models import Example
-from datasets_app.services import datasets, examples
+from datasets_app.services import datasets, examples, intake
 from datasets_app.services.errors import DatasetError
 from finetune_site.api.services import make_token
 from tests.factories import run_all, words
@@ -45,6 +46,28 @@ def test_a_file_with_two_wrong_lines_of_a_thousand_imports_nothing_and_names_bot
     taken = bring_in(dataset, trainer, lines, takes_good_rows=True)
     assert taken.added == Example.objects.count() == 998
     assert {3, 900}.isdisjoint(Example.objects.values_list("import_line", flat=True))
+
+
+def test_an_import_that_is_stopped_leaves_only_what_was_judged_meanwhile(dataset, trainer, reviewer, monkeypatch):
+    add = intake.add_imported
+
+    def add_and_stop(batch, rows):
+        count = add(batch, rows)
+        if batch.examples.count() == 4:
+            examples.judge(actor=reviewer, example=batch.examples.first(), verdict="approved")
+            handles[0]._cancel.set()
+        return count
+
+    handles = []
+    import_rows = work._import_rows
+    monkeypatch.setattr(
+        work, "_import_rows", lambda handle, *rest: (handles.append(handle), import_rows(handle, *rest))
+    )
+    monkeypatch.setattr(work, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(intake, "add_imported", add_and_stop)
+    batch = bring_in(dataset, trainer, [line(number) for number in range(12)])
+    assert batch.job.state == "cancelled"
+    assert list(dataset.examples.values_list("import_line", "state")) == [(1, "approved")]
 
 
 def test_a_file_of_which_no_line_is_good_says_so(dataset, trainer):
