@@ -254,6 +254,7 @@ class RecipeForm(StyledMixin, forms.Form):
         for name in LISTS:
             if f"{name}_text" in data:
                 found[name] = [" ".join(line.split()) for line in data[f"{name}_text"].splitlines() if line.strip()]
+        data["template"] = data["template"].replace("\r\n", "\n")  # as browsers send lines
         usual = {**vars(recipes.Settings()), **{name: [] for name in LISTS}}
         self.settings = {name: value for name, value in found.items() if value != usual[name]}
         try:

@@ -151,9 +151,13 @@ def check(handle: Handle) -> None:
             handle.progress(event["done"], event["total"], unit="examples")
 
     _run(handle, "check", spec, folder, on_event)
-    for _ in quality.keep(dataset, read_journal(folder / "findings.jsonl")):
+    for block in quality.blocks(read_journal(folder / "findings.jsonl")):
         handle.check()
-    handle.write(lambda: quality.count(dataset))
+        if not Dataset.objects.filter(pk=dataset.pk, check_job=handle.job).exists():
+            break  # a later look was asked for, which knows more
+        handle.write(partial(quality.keep, dataset, block))
+    else:
+        handle.write(lambda: quality.count(dataset))
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -185,8 +189,8 @@ def import_examples(handle: Handle) -> None:
                 _import_rows(handle, batch, rows)
                 rows = []
         _import_rows(handle, batch, rows)
-    except JobCancelled:  # nothing is half imported; what somebody has judged already is theirs
-        handle.write(lambda: batch.examples.filter(decisions=None).delete())
+    except JobCancelled:  # nothing is half imported; what somebody has judged or edited already is theirs
+        handle.write(lambda: batch.examples.filter(decisions=None, text__number=1).delete())
         raise
     _end_import(handle, batch, errors, "Line", "No line of the file could be used.")
 
@@ -448,11 +452,12 @@ def _take_over(handle: Handle, generation: Generation, folder: Path) -> None:
         for name in ("examples", "calls")
     )
 
+    sample = [*generation.sample, *rows]
+
     def write() -> None:
         intake.add_calls(generation, handle.job.pk, calls)
         if generation.is_trial:
-            generation.sample += rows
-            generation.save(update_fields=["sample"])
+            Generation.objects.filter(pk=generation.pk).update(sample=sample)
         else:
             intake.add_generated(generation, rows, handle.job.pk)
         GenerationOutcome.objects.bulk_create(
@@ -471,6 +476,8 @@ def _take_over(handle: Handle, generation: Generation, folder: Path) -> None:
         )
 
     handle.write(write)
+    if generation.is_trial:
+        generation.sample = sample
 
 
 def _import_rows(handle: Handle, batch: ImportBatch, rows: list[formats.Row]) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 FUZZY_SHARE = 0.9
 EXACT, CLOSE, NONE = "exact", "close", "none"  # how a quote was found
 VERIFIED, UNVERIFIED = "verified", "unverified"  # beside `CLOSE`: what this makes of an example
-_NUMBER = re.compile(r"\d+(?:[.,\u00a0\u202f' ]?\d+)*")
+# A space is a thousands' mark only between groups of three: “in 2019 23 people” holds two numbers.
+_NUMBER = re.compile(r"\d{1,3}(?:[ \u00a0\u202f']\d{3})+(?!\d)(?:[.,]\d+)?|\d+(?:[.,]\d+)*")
 _LIST_MARK = re.compile(r"^\s*\(?\d{1,2}[.)]\s", re.M)
 
 
@@ -68,7 +69,8 @@ def at(quote: str, start: int) -> Evidence:
 def find(passage: str, quote: str) -> Span:
     """Where a quote stands: word for word but for space and case, else the run of words that is closest to it."""
     words = quote.split()
-    if words and (match := re.search(r"\s+".join(map(re.escape, words)), passage, re.I)):
+    spelled = r"\s+".join(map(re.escape, words))
+    if words and (match := re.search(rf"(?<!\w){spelled}(?!\w)", passage, re.I)):
         return Span(match.group(), match.start(), match.end(), EXACT)
     places = [match.span() for match in re.finditer(r"\S+", passage)]
     best: tuple[float, tuple[int, int]] | None = None

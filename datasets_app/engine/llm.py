@@ -89,26 +89,25 @@ def ask(model: Any, spec: ModelSpec, schema: type[BaseModel], prompt: str, short
     the second does not either."""
     from llama_index.core.llms import ChatMessage
 
-    if len(prompt) > LETTERS_A_TOKEN * (spec.context_window - spec.answer_tokens):
+    room = LETTERS_A_TOKEN * (spec.context_window - spec.answer_tokens)
+    if len(prompt) > room:
         raise Refused(
             f"passage and template are longer than the model's context of {spec.context_window} tokens; choose shorter "
             "passages, or ask the operator for a larger context"
         )
     messages = [ChatMessage(role="user", content=prompt)]
     for _ in range(2):
-        call, is_cut = _call(model, spec, schema, messages, prompt)
+        call, is_cut = _call(model, spec, schema, messages, calls)
         try:
             found = schema.model_validate_json(call.answer)
         except ValidationError as error:
             problem = "the answer was cut at the length limit" if is_cut else _told(error)
             calls.append(Call(**{**call.fields(), "problem": problem}))
-            if is_cut:
-                prompt = shorter
-                messages = [ChatMessage(role="user", content=prompt)]
+            wrong = f"Your answer cannot be used: {problem}. Send all of it again, as JSON that follows the schema."
+            if is_cut or len(prompt + call.answer + wrong) > room:
+                messages = [ChatMessage(role="user", content=shorter)]
             else:
-                wrong = f"Your answer cannot be used: {problem}. Send all of it again, as JSON that follows the schema."
-                messages = [
-                    ChatMessage(role="user", content=prompt),
+                messages += [
                     ChatMessage(role="assistant", content=call.answer or "–"),
                     ChatMessage(role="user", content=wrong),
                 ]
@@ -118,21 +117,27 @@ def ask(model: Any, spec: ModelSpec, schema: type[BaseModel], prompt: str, short
     raise Refused(f"the model's answer does not follow the schema: {calls[-1].problem}")
 
 
-def _call(model: Any, spec: ModelSpec, schema: type[BaseModel], messages: list[Any], prompt: str) -> tuple[Call, bool]:
-    """One request, and whether its answer was cut at the length limit. Waits where a server says that it is busy."""
+def _call(
+    model: Any, spec: ModelSpec, schema: type[BaseModel], messages: list[Any], calls: list[Call]
+) -> tuple[Call, bool]:
+    """One request, and whether its answer was cut at the length limit. Waits where a server says that it is busy. One
+    that fails is added to `calls`."""
+    prompt = "\n\n".join(message.content or "" for message in messages)
     form = schema.model_json_schema()
     if spec.provider == "ollama":
         wanted: dict[str, Any] = {"format": form}
     else:
         told = {"name": "answer", "schema": form, "strict": True}
         wanted = {"response_format": {"type": "json_schema", "json_schema": told}}
-    started = time.monotonic()
     for pause in (*BUSY_PAUSES, None):
+        started = time.monotonic()
         try:
             reply = model.chat(messages, **wanted)
             break
         except Exception as error:
             if pause is None or getattr(error, "status_code", None) not in BUSY_STATUS:
+                seconds = round(time.monotonic() - started, 3)
+                calls.append(Call(prompt, "", None, None, seconds, type(error).__name__))
                 raise
             time.sleep(pause)
     seconds = round(time.monotonic() - started, 3)

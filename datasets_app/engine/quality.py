@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from datasets_app.engine import alike, personal
+from datasets_app.engine import names as names_engine
 from datasets_app.engine.recipes import NOT_ALONE, REFUSAL
+from finetune_site.lib.channel import InputError
 
 SAME, ALIKE, CONTRADICTS, STRADDLES = "same", "alike", "contradicts", "straddles"
 REFUSES, NOT_STANDING, PERSONAL, NAMES, LONG, SHORT, LANGUAGE = (
@@ -72,7 +74,12 @@ def examine(found: list[Looked], *, max_tokens: int, finds_names: bool, tell: An
         first_said.setdefault((_plain(each.question), _plain(each.answer)), each.id)
     languages = [_language(each.text) for each in found]
     usual = Counter(filter(None, languages)).most_common(1)
-    names = _names() if finds_names else None
+    if finds_names and not names_engine.is_installed():
+        raise InputError(
+            f"Names cannot be looked for: the package {names_engine.PACKAGE} is not installed where this is done. Ask "
+            "the operator, or change the rules."
+        )
+    names = names_engine.holds_one() if finds_names else None
     for number, (each, place) in enumerate(zip(found, places, strict=True)):
         findings = []
         if first_said[_plain(each.question), _plain(each.answer)] != each.id:
@@ -128,10 +135,3 @@ def _language(text: str) -> str:
     except LangDetectException:
         return ""
     return str(best.lang) if best.prob > 0.9 else ""
-
-
-def _names() -> Any:
-    """Whether a text holds a name of a person or a place; None where the package is missing."""
-    from datasets_app.engine import names
-
-    return names.holds_one() if names.is_installed() else None

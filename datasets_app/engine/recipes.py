@@ -18,7 +18,7 @@ from datasets_app.engine.evidence import Evidence, at, weigh
 from finetune_site.lib.channel import InputError
 
 LANGUAGE_OF_PASSAGE = "the language of the passage"
-MAX_TEMPLATE = 8000
+MAX_TEMPLATE, MAX_SETTING, MAX_LISTED = 8000, 400, 200
 _NAME = re.compile(r"\{(\w+)\}")
 NOT_ALONE = re.compile(
     r"\b(?:the|this|that|above|given|provided)\s+(?:passage|text|excerpt|paragraph|context|section|document)\b"
@@ -50,7 +50,19 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("fields", "labels", "tags"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            values = getattr(self, name)
+            if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
+                raise InputError(f"“{name}” must be a list of texts.")
+            object.__setattr__(self, name, tuple(values))
+        if not all(type(getattr(self, name)) is int for name in ("count", "wordings")):
+            raise InputError("“count” and “wordings” must be whole numbers.")
+        texts = [self.audience, self.tone, self.language, self.instruction]
+        if not all(isinstance(text, str) and len(text) <= MAX_SETTING for text in texts):
+            raise InputError(f"Audience, tone, language and instruction are texts of at most {MAX_SETTING} letters.")
+        if any("\x00" in text for text in [*texts, *self.fields, *self.labels, *self.tags]):
+            raise InputError("A setting holds a sign that cannot be kept (NUL). Leave it out.")
+        if max(map(len, (self.fields, self.labels, self.tags))) > MAX_LISTED:
+            raise InputError(f"A recipe has at most {MAX_LISTED} fields, labels and tags each.")
         if not 1 <= self.count <= 20 or not 1 <= self.wordings <= 8:
             raise InputError("A recipe makes 1 to 20 for each passage, in 1 to 8 wordings.")
         names = [entry.partition(":")[0].strip() for entry in self.fields]
@@ -159,13 +171,17 @@ class Recipe:
 
     def rows(self, answer: Any, chunk: Chunk) -> tuple[list[dict[str, Any]], list[str]]:
         """Examples of an answer that follows the schema, and why some of it was refused."""
-        kept, refused = [], []
+        kept: dict[tuple[str, str], dict[str, Any]] = {}
+        refused = []
         for row in KINDS[self.kind].rows(self, answer, chunk):
             if reason := row.pop("refused", ""):
                 refused.append(reason)
-            else:
-                kept.append(row)
-        return kept, list(dict.fromkeys(refused))
+                continue
+            # Of this passage: the same words in another one are another fact.
+            row["fact"] = hashlib.sha256(f"{chunk.index}:{row['fact']}".encode()).hexdigest()[:16]
+            if kept.setdefault((row["fact"], row["wording"]), row) is not row:
+                refused.append("an example was there twice")
+        return list(kept.values()), list(dict.fromkeys(refused))
 
 
 def check_template(template: str) -> None:
@@ -298,7 +314,9 @@ def _extraction(recipe: Recipe, answer: Any, chunk: Chunk) -> Iterator[dict[str,
         return
     told = json.dumps(values, ensure_ascii=False, indent=1)
     asked = f"{recipe.instruction}\nFields: {', '.join(values)}\n\n{chunk.text}"
-    yield _row(recipe, weigh(chunk.text, found, ""), _asked(asked, told), wording="extraction", item=answer)
+    yield _row(
+        recipe, weigh(chunk.text, found, " ".join(found)), _asked(asked, told), wording="extraction", item=answer
+    )
 
 
 def _classification(recipe: Recipe, answer: Any, chunk: Chunk) -> Iterator[dict[str, Any]]:

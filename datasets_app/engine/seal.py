@@ -93,7 +93,8 @@ def _group(row: dict[str, Any]) -> str:
 
 
 def _joined(groups: list[str], questions: list[str]) -> list[str]:
-    """Groups of which one holds a question nearly like another's, under the name of the one that is held out first."""
+    """Groups of which one holds a question nearly like another's, under one name. Which name it is says nothing of
+    whether it is held out: else whatever is repeated most would never be trained."""
     names: dict[str, str] = {}
 
     def name_of(group: str) -> str:
@@ -102,7 +103,7 @@ def _joined(groups: list[str], questions: list[str]) -> list[str]:
         return group
 
     for group, place in zip(groups, alike.groups(questions), strict=True):
-        one, other = sorted((name_of(group), name_of(groups[place])), key=_fraction)
+        one, other = sorted((name_of(group), name_of(groups[place])))
         if one != other:
             names[other] = one
     return [name_of(group) for group in groups]
@@ -137,7 +138,8 @@ def _without_leaks(rows: list[dict[str, Any]], splits: list[str]) -> list[str]:
 
 
 def _question(row: dict[str, Any]) -> str:
-    text = row["messages"][0]["content"] if row.get("messages") else row.get("prompt") or row.get("text") or ""
+    asked = next((turn["content"] for turn in row.get("messages") or [] if turn["role"] != "system"), "")
+    text = asked or row.get("prompt") or row.get("text") or ""
     return " ".join(text.lower().split())
 
 

@@ -8,19 +8,26 @@ from django.db.models import Count
 from datasets_app.models import Chunk, Dataset, Document, State
 
 LISTED_GAPS = 40
+CHUNKS_PER_PAGE = 20  # of the list of passages, to which the gaps lead
 
 
 @dataclass(frozen=True)
 class Covered:
     """One document: its passages, those with an example that is not rejected, those with an approved one, examples in
-    all, and where the first passages without one stand: their place, from 1, their page and their section."""
+    all, and where the first passages without one stand: their place, from 1, the page of the list of passages, their
+    page in the document and their section."""
 
     document: Document
     passages: int
     covered: int
     approved: int
     examples: int
-    gaps: list[tuple[int, int | None, str]]
+    gaps: list[tuple[int, int, int | None, str]]
+
+    @property
+    def has_more(self) -> bool:
+        """Whether more passages lack examples than are listed."""
+        return self.passages > self.covered + len(self.gaps)
 
     @property
     def percent(self) -> int:
@@ -49,7 +56,7 @@ def by_document(dataset: Dataset, documents: list[Document]) -> list[Covered]:
             len(approved[document.pk]),
             counts[document.pk].total(),
             [
-                (index + 1, page, section[-1] if section else "")
+                (index + 1, index // CHUNKS_PER_PAGE + 1, page, section[-1] if section else "")
                 for index, page, section in passages[document.pk]
                 if index not in counts[document.pk]
             ][:LISTED_GAPS],

@@ -131,9 +131,8 @@ def covered_passages(generation: Generation) -> set[tuple[int, int]]:
     """The passages of which the dataset has an example that nobody rejected, made by another generation."""
     kept = generation.dataset.examples.filter(document__in=generation.documents.all(), chunk__isnull=False)
     kept = kept.exclude(state=State.REJECTED).exclude(generation=generation)
-    return {
-        (key, index) for key, index in kept.order_by().values_list("document_id", "chunk_index") if index is not None
-    }
+    places = kept.order_by().values_list("document_id", "chunk_index").distinct()
+    return {(key, index) for key, index in places if index is not None}
 
 
 def recipe_name(generation: Generation) -> str:
@@ -172,6 +171,8 @@ def go_on(*, actor: User, trial: Generation) -> Generation:
 def generate_again(*, actor: User, generation: Generation, outcome: str) -> None:
     """Ask the model anew for the passages that ended so, and for those without an outcome; the others stay."""
     locked = Generation.objects.select_for_update().get(pk=generation.pk)
+    if locked.is_trial:
+        raise DatasetError("A trial is not gone on with: start another one, or make examples from all passages.")
     if locked.generator != "llm":
         raise DatasetError("Without a model the same passages give the same. Generate anew with other settings.")
     if outcome and outcome not in AGAIN:

@@ -7,6 +7,7 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
 
+from datasets_app.engine.evidence import weigh
 from datasets_app.engine.formats import FormatError, check_messages
 from datasets_app.models import Dataset, Decision, Example, ExampleText, State
 from datasets_app.models.examples import ExampleQuerySet, Kind, Origin, words_of
@@ -185,7 +186,10 @@ def _add_text(example: Example, content: dict[str, Any], author: Voice, number: 
         author_name="" if author.user else author.name,
     )
     example.text, example.findings, example.cluster, example.checked_text = text, [], 0, None
-    example.save(update_fields=["text", "findings", "cluster", "checked_text"])
+    if number > 1 and example.spans and example.chunk:  # what it says now is held against what it rests on
+        weighed = weigh(example.chunk.text, (span["quote"] for span in example.spans), text.answer, text.question)
+        example.support, example.doubts = weighed.support, list(weighed.doubts)
+    example.save(update_fields=["text", "findings", "cluster", "checked_text", "support", "doubts"])
 
 
 def _move(

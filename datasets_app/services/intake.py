@@ -1,5 +1,6 @@
 """How many examples enter at once: from a generator and from a file. Written twice, they are there once."""
 
+import re
 from typing import Any
 
 from datasets_app.engine import evidence
@@ -57,7 +58,7 @@ def add_generated(generation: Generation, rows: list[dict[str, Any]], work: int 
     """Examples of some passages that a job, `work`, made; rows that are there already are left alone. Returns how many
     were added."""
     places = {row["chunk"] for row in rows}
-    documents = {document.pk: document for document in generation.documents.all()}
+    documents = Document.objects.in_bulk({row["document"] for row in rows})
     chunks = {
         (chunk.document_id, chunk.index): chunk
         for chunk in Chunk.objects.filter(document__in=documents, index__in=places).defer("text")
@@ -124,14 +125,21 @@ def find_chunks_again(document: Document) -> None:
     chunks = list(document.chunks.all())
     for example in orphans.iterator():
         placed = [span for span in example.spans if span["start"] is not None]
-        for chunk in chunks:
-            starts = [chunk.text.find(span["quote"]) for span in placed]
+        # Of the same section first: short quotes stand in many passages.
+        for chunk in sorted(chunks, key=lambda chunk: chunk.section_key != example.section_key):
+            starts = [_start(chunk.text, span["quote"]) for span in placed]
             if min(starts) >= 0:
                 _move(example, chunk, dict(zip((span["quote"] for span in placed), starts, strict=True)))
                 break
         else:
             example.support = Support.STALE
             example.save(update_fields=["support"])
+
+
+def _start(text: str, quote: str) -> int:
+    """Where whole words stand; -1 where they do not."""
+    match = re.search(rf"(?<!\w){re.escape(quote)}(?!\w)", text)
+    return match.start() if match else -1
 
 
 def _move(example: Example, chunk: Chunk, starts: dict[str, int]) -> None:

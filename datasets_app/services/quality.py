@@ -13,13 +13,13 @@ from django.db import connection, transaction
 from django.db.models import Q
 from django.urls import reverse
 
-from datasets_app.engine.quality import FINDINGS
-from datasets_app.models import Dataset, Example, QualityRules, State
+from datasets_app.engine.quality import FINDINGS, NAMES
+from datasets_app.models import Dataset, QualityRules, State
 from datasets_app.models.examples import ExampleQuerySet, Support
 from datasets_app.models.quality import REASONS
 from datasets_app.services.errors import DatasetError
 from finetune_site.jobs import services as jobs
-from finetune_site.jobs.models import Job, JobState
+from finetune_site.jobs.models import UNFINISHED, Job, JobState
 from finetune_site.lib.files import write_whole
 from finetune_site.projects.models import Project
 from finetune_site.projects.services import audit
@@ -71,10 +71,16 @@ def write_examples(dataset: Dataset, path: Path) -> None:
     write_whole(path, (f"{json.dumps(row, ensure_ascii=False)}\n".encode() for row in rows))
 
 
-def keep(dataset: Dataset, lines: Iterable[dict[str, Any]]) -> Iterator[int]:
-    """Write findings to their examples, some at a time, unless a text is another one by now; how many were told."""
-    told, waiting = 0, iter(lines)
-    while chunk := list(islice(waiting, ROWS_AT_ONCE)):
+def blocks(lines: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Some at a time."""
+    waiting = iter(lines)
+    while block := list(islice(waiting, ROWS_AT_ONCE)):
+        yield block
+
+
+def keep(dataset: Dataset, chunk: list[dict[str, Any]]) -> None:
+    """Write findings to their examples, unless a text is another one by now."""
+    if chunk:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(
                 "update datasets_app_example as example set findings = string_to_array(told.findings, '|')::varchar[], "
@@ -92,8 +98,6 @@ def keep(dataset: Dataset, lines: Iterable[dict[str, Any]]) -> Iterator[int]:
                     dataset.pk,
                 ],
             )
-        told += len(chunk)
-        yield told
 
 
 def count(dataset: Dataset) -> None:
@@ -134,9 +138,12 @@ def refusal(dataset: Dataset) -> str:
     rules = QualityRules.of(dataset.project)
     if not rules.blocking:
         return ""
+    if dataset.check_job_id and Job.objects.filter(pk=dataset.check_job_id, state__in=UNFINISHED).exists():
+        return "The examples are being looked at. Seal when that is done, within minutes."
     approved = dataset.examples.filter(state=State.APPROVED, document__withdrawn_at=None)
     if set(rules.blocking) & set(FINDINGS) and (count := unchecked(approved).count()):
-        return f"{count} approved examples were not checked since they are what they are. Check the dataset, then seal."
+        which = "example was" if count == 1 else "examples were"
+        return f"{count} approved {which} not checked since the last change. Check the dataset, then seal."
     wrong = Q(findings__overlap=rules.blocking) | Q(support__in=rules.blocking)
     if not (count := approved.filter(wrong).count()):
         return ""
@@ -156,15 +163,12 @@ def set_rules(
         raise DatasetError(f"There is no finding {', '.join(unknown)}. There are: {', '.join(REASONS)}.")
     rules, _ = QualityRules.objects.select_for_update().get_or_create(project=project)
     before = {"blocking": rules.blocking, "max tokens": rules.max_tokens, "names": rules.finds_names}
+    finds_names = finds_names or NAMES in blocking  # what blocks has to be looked for
+    looks_otherwise = (rules.max_tokens, rules.finds_names) != (max_tokens, finds_names)
     rules.blocking, rules.max_tokens, rules.finds_names = blocking, max_tokens, finds_names
     rules.save()
     after = {"blocking": blocking, "max tokens": max_tokens, "names": finds_names}
     audit(project, actor, "set what is let into a version of", project, before=before, after=after)
+    for dataset in project.datasets.filter(examples__isnull=False).distinct() if looks_otherwise else ():
+        start_check(actor=actor, dataset=dataset)
     return rules
-
-
-def alike_to(example: Example) -> ExampleQuerySet:
-    """The others of its group."""
-    if not example.cluster:
-        return Example.objects.none()
-    return Example.objects.filter(dataset=example.dataset_id, cluster=example.cluster).exclude(pk=example.pk)

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from decimal import Decimal
-from statistics import fmean
 from typing import Any
 
 from datasets_app.models import Chunk, Generation, GenerationCall
+from datasets_app.services.datasets import covered_passages
 from datasets_app.services.intake import content_of
 
 
@@ -76,6 +76,8 @@ def forecast(trial: Generation) -> Forecast | None:
     if not calls or not tried or server is None:
         return None
     count = Chunk.objects.filter(document__in=trial.documents.all()).count()
+    if trial.options.get("only_gaps"):
+        count = max(tried, count - len(covered_passages(trial)))
     scale = count / tried
     read, written = _sum([call.tokens_in for call in calls]), _sum([call.tokens_out for call in calls])
     seconds = sum(call.seconds for call in calls)
@@ -86,7 +88,7 @@ def forecast(trial: Generation) -> Forecast | None:
         tokens_in=None if read is None else round(read * scale),
         tokens_out=None if written is None else round(written * scale),
         tokens_per_second=round(written / seconds, 1) if written and seconds else None,
-        seconds=fmean(call.seconds for call in calls) * len(calls) * scale / server.parallel,
+        seconds=seconds * scale / server.parallel,
         cost=_cost(server.price_in, read, server.price_out, written, scale),
         answers=len(calls),
         followed=sum(not call.problem for call in calls),

@@ -44,11 +44,8 @@ def quality_rules(request: SignedInRequest, pk: int) -> HttpResponse:
     form = QualityRulesForm(request.POST)
     if not form.is_valid():
         return render(request, "datasets/quality.html", _context(request, pk) | {"form": form}, status=422)
-    before = QualityRules.of(found.project)
-    rules = services.set_rules(actor=request.user, project=found.project, **form.cleaned_data)
+    services.set_rules(actor=request.user, project=found.project, **form.cleaned_data)
     messages.success(request, "Kept. Versions that are sealed from now on keep to it.")
-    if (rules.max_tokens, rules.finds_names) != (before.max_tokens, before.finds_names):
-        services.start_check(actor=request.user, dataset=found)
     return redirect("quality", pk)
 
 

@@ -112,7 +112,7 @@ def _page(request: SignedInRequest, project: Project, form: RecipeForm, context:
         "passages": chunks.count(),
         "prompt": recipe.prompt(passage, str(chosen or "manual.pdf")) if recipe else "",
     }
-    if request.htmx:
+    if request.method == "POST" and request.htmx:
         return render(request, "datasets/recipe.html#preview", context)
     return render(request, "datasets/recipe.html", context, status=422 if form.is_bound and form.errors else 200)
 

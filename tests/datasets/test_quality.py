@@ -57,7 +57,6 @@ def test_what_comes_in_is_looked_at_by_itself(dataset, viewer, client_of):
     assert "Alike ones come from several sections." in words(page) and f"alike={first.pk}" in page.content.decode()
     both = words(client.get(reverse("example_list", args=[dataset.pk]), {"alike": first.pk}))
     assert "Please tell" in both and "What colour" not in both
-    assert quality.alike_to(first).get().pk == first.pk + 1
 
 
 def test_an_edit_asks_for_another_look(dataset, trainer, client_of):
@@ -87,7 +86,7 @@ def test_a_text_that_changed_meanwhile_keeps_no_finding_of_the_old_one(dataset, 
     third = dataset.examples.order_by("pk")[2]
     old = {"id": third.pk, "text_id": third.text_id, "findings": ["personal"], "cluster": 0}
     examples.edit_example(actor=trainer, example=third, content=chat(PAIRS[2][0], "Ask at the gate."))
-    assert list(quality.keep(dataset, [old])) == [1]
+    quality.keep(dataset, [old])
     third.refresh_from_db()
     assert third.findings == [] and third.checked_text is None
 
@@ -118,7 +117,7 @@ def test_a_project_says_what_is_not_sealed(dataset, project, owner, trainer, rev
     last = dataset.examples.order_by("pk")[3]
     examples.edit_example(actor=trainer, example=last, content=chat("What colour is it?", "It is red."))
     examples.judge(actor=reviewer, example=last, verdict="approved")
-    assert "1 approved examples were not checked" in quality.refusal(dataset)
+    assert "1 approved example was not checked" in quality.refusal(dataset)
     quality.start_check(actor=trainer, dataset=dataset)
     run_all()
     client.post(reverse("seal", args=[dataset.pk]), {"validation_share": 0, "recall_share": 0, "confirm": "1"})
@@ -182,7 +181,7 @@ def test_gaps_are_shown_and_filled(project, trainer, viewer, client_of):
     url = reverse("coverage", args=[dataset.pk])
     covered = {each.document.name: each for each in client.get(url).context["covered"]}
     assert (covered["p.md"].covered, covered["p.md"].passages) == (1, 2)
-    assert covered["p.md"].gaps == [(1, None, "Part red")] and covered["q.md"].covered == 0
+    assert covered["p.md"].gaps == [(1, 1, None, "Part red")] and covered["q.md"].covered == 0
     page = words(client.get(url))
     assert "Generate for the gaps" in page and "drive / pump" in page
     assert "Generate for the gaps" not in words(client_of(viewer).get(url))
@@ -210,3 +209,16 @@ def test_a_program_asks_for_findings_and_sets_rules(dataset, project, owner, tra
     run_all()
     listed = client.get(f"/api/v1/datasets/{dataset.pk}/examples?finding=personal", **door(trainer)).json()
     assert [item["findings"] for item in listed["items"]] == [["personal"]]
+
+
+def test_other_rules_are_looked_for_in_every_dataset(dataset, project, owner, trainer, reviewer):
+    other = datasets.create_dataset(actor=trainer, project=project, name="Other")
+    examples.write_example(actor=trainer, dataset=other, content=chat("Who built it?", "Amelia Brannick did."))
+    approve_all(other, reviewer)
+    rules = quality.set_rules(actor=owner, project=project, blocking=["names"], max_tokens=1024, finds_names=False)
+    assert rules.finds_names, "what blocks is looked for"
+    other.refresh_from_db()
+    assert "are being looked at" in quality.refusal(other)
+    run_all()
+    assert "1 approved example may not be sealed" in quality.refusal(other)
+    assert dataset.examples.filter(checked_text=None).count() == 0

@@ -9,6 +9,7 @@ from django.urls import reverse
 from datasets_app.engine.recipes import KINDS
 from datasets_app.models import Example, Generation, GenerationCall, ModelServer, Recipe
 from datasets_app.services import datasets, documents, recipes
+from datasets_app.services import examples as examples_service
 from datasets_app.services.errors import DatasetError
 from finetune_site.api.services import make_token
 from finetune_site.projects.models import AuditEntry
@@ -147,6 +148,11 @@ def test_examples_are_made_by_a_recipe_and_say_so(project, trainer, viewer, clie
         assert (example.call.tokens_in, example.call.tokens_out) == (9, 9)
         assert example.support == ("unverified" if index == 4 else "verified")
     assert server.asked[0]["options"]["num_ctx"] == 4096 and server.asked[0]["options"]["num_predict"] > 500
+    mended = examples[4].text.content["messages"]
+    mended = [mended[0], {"role": "assistant", "content": "It weighs 24 kg."}]
+    examples_service.edit_example(actor=trainer, example=examples[6], content={"messages": mended})
+    examples[6].refresh_from_db()
+    assert examples[6].support == "unverified" and "The number 24 " in examples[6].doubts[0]  # of another part
     # The doubt is said where it is judged, found by the filter, and the request stands beside it.
     reading = client_of(viewer)
     page = words(reading.get(examples[4].get_absolute_url()))
@@ -186,6 +192,8 @@ def test_a_trial_shows_what_all_would_take_and_keeps_no_example(
     run_all()
     made = Generation.objects.latest("pk")
     assert (made.is_trial, made.options) == (False, trial.options) and made.examples.count() == COUNT
+    with pytest.raises(DatasetError, match="A trial is not gone on with"):
+        datasets.generate_again(actor=trainer, generation=trial, outcome="")
     assert "This is no trial" in words(client.post(reverse("generation_go_on", args=[made.pk]), follow=True))
     answer = client.post(url, {**chosen, "model": "extractive", "act": "try"})
     assert "Without a model there is nothing to try" in words(answer)

@@ -94,3 +94,4 @@ def test_without_a_quote_nothing_is_verified():
 
 def test_numbers_are_written_alike():
     assert numbers("1,430.5 and 1 430 000 and 3,5 and 0.50") == ["1430.5", "1430000", "3.5", "0.5"]
+    assert numbers("In 2019 23 people; 10 20 30") == ["2019", "23", "10", "20", "30"]

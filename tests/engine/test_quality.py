@@ -164,3 +164,30 @@ def test_the_task_writes_a_line_for_every_example(tmp_path):
 def test_a_section_that_is_named_can_be_asked_about():
     assert examine(("What does the section “The brake” say?", "It stops the mill.")) == [([], 0)]
     assert examine(("What does the section say?", "It stops the mill.")) == [(["not alone"], 0)]
+
+
+def seal_row(document, section, question, system=""):
+    led = [{"role": "system", "content": system}] if system else []
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": "Yes."}]
+    key = {"document": document, "section_key": section, "fact": question, "wording": "w", "kind": "chat"}
+    return {**key, "messages": [*led, *turns]}
+
+
+def letters(number):
+    return "".join(chr(97 + number // 26**place % 26) for place in range(4))
+
+
+def test_versions_of_one_document_are_still_trained():
+    rows = [
+        seal_row(f"edition {edition}", f"s{edition}/{section}", f"What is said of the {letters(section)} of the mill?")
+        for edition in range(20)
+        for section in range(60)
+    ]
+    splits = seal.assign_splits(rows, validation_share=0.1, recall_share=0)
+    assert 0.02 < splits.count("validation") / len(rows) < 0.3
+
+
+def test_a_system_message_that_all_share_joins_nothing():
+    rows = [seal_row("d", f"s{n}", f"What is the {letters(n)} for?", "You are the mill's helper.") for n in range(200)]
+    splits = seal.assign_splits(rows, validation_share=0.1, recall_share=0)
+    assert 5 < splits.count("validation") < 40

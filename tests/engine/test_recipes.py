@@ -89,7 +89,7 @@ def test_what_teaches_nothing_is_refused_with_its_reason(kind, change, told):
 
 def test_a_value_that_the_passage_does_not_say_is_marked():
     [row] = rows("extraction", {"field_1": "600 litres", "field_2": "red"})[0]
-    assert row["support"] == "unverified" and len(row["doubts"]) == 2
+    assert row["support"] == "unverified" and len(row["doubts"]) == 3
     [row] = rows("qa", {"items": [{**ITEM, "questions": [ITEM["question"]], "answer": "It holds 600 litres."}]})[0]
     assert row["doubts"] == ["The number 600 does not stand in the passage."]
 
@@ -128,6 +128,13 @@ def test_a_template_is_filled_in_and_nothing_else():
         ({"kind": "classification", "settings": {"labels": ["one"]}}, "at least two labels"),
         ({"settings": {"fields": ["a", "a: again"]}}, "Name each field once"),
         ({"settings": {"tags": ["x" * 101]}}, "Each tag"),
+        ({"settings": {"count": "3"}}, "must be whole numbers"),
+        ({"settings": {"count": True}}, "must be whole numbers"),
+        ({"settings": {"labels": [1, 2]}}, "must be a list of texts"),
+        ({"settings": {"fields": "abc"}}, "must be a list of texts"),
+        ({"settings": {"tone": {}}}, "are texts of at most"),
+        ({"settings": {"tone": "a\x00b"}}, "cannot be kept"),
+        ({"settings": {"tags": [str(n) for n in range(201)]}}, "at most 200"),
     ],
 )
 def test_a_recipe_that_cannot_work_says_why(fields, told):
@@ -140,3 +147,22 @@ def test_every_name_that_may_stand_in_a_template_is_filled_in():
     told = Recipe("extraction", template=template, settings={"fields": FIELDS, "labels": LABELS}).prompt(CHUNK, "m.pdf")
     assert "{" not in told
     assert Recipe("qa", settings={"count": 4}).prompt(CHUNK, "m", 2).count("Write 2 facts") == 1
+
+
+def test_what_a_model_says_twice_is_there_once():
+    for kind in ("reasoning", "conversation", "instruction", "preference"):
+        answer = {"items": ANSWERS[kind]["items"] * 2}
+        made, refused = rows(kind, answer)
+        assert len(made) == 1 and refused == ["an example was there twice"]
+
+
+def test_the_same_answer_in_another_passage_is_another_fact():
+    recipe = Recipe("qa")
+    answer = recipe.schema().model_validate(ANSWERS["qa"])
+    facts = {recipe.rows(answer, Chunk(**{**vars(CHUNK), "index": index}))[0][0]["fact"] for index in range(3)}
+    assert len(facts) == 3
+
+
+def test_a_value_is_not_found_within_a_word():
+    [row] = rows("extraction", {"field_1": "54", "field_2": None})[0]
+    assert row["support"] == "unverified"
