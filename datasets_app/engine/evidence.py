@@ -55,7 +55,8 @@ def weigh(passage: str, quotes: Iterable[str], answer: str, question: str = "") 
     doubts = [f"The passage does not say “{span.quote}”." for span in spans if span.match == NONE]
     if not spans:
         doubts.append("Nothing of the passage is quoted.")
-    unknown = [number for number in numbers(answer) if number not in {*numbers(passage), *numbers(question)}]
+    known = {*numbers(passage), *numbers(question)}
+    unknown = [number for number in numbers(answer) if number not in known]
     doubts += [f"The number {number} does not stand in the passage." for number in dict.fromkeys(unknown)]
     is_close = any(span.match == CLOSE for span in spans)
     return Evidence(spans, tuple(doubts), UNVERIFIED if doubts else CLOSE if is_close else VERIFIED)

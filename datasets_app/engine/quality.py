@@ -8,6 +8,7 @@ from typing import Any
 from datasets_app.engine import alike, personal
 from datasets_app.engine import names as names_engine
 from datasets_app.engine.recipes import NOT_ALONE, REFUSAL
+from datasets_app.engine.spec import CHARACTERS_A_TOKEN
 from finetune_site.lib.channel import InputError
 
 SAME, ALIKE, CONTRADICTS, STRADDLES = "same", "alike", "contradicts", "straddles"
@@ -27,7 +28,6 @@ FINDINGS = {
     SHORT: "hardly says anything",
     LANGUAGE: "in another language than most",
 }
-CHARACTERS_A_TOKEN = 4
 TELLING_LETTERS = 60  # below so many nobody can tell a language
 LEAST_LETTERS = 2
 
@@ -68,10 +68,11 @@ def examine(found: list[Looked], *, max_tokens: int, finds_names: bool, tell: An
     sections: dict[int, set[str]] = defaultdict(set)
     answers: dict[str, set[str]] = defaultdict(set)
     first_said: dict[tuple[str, str], int] = {}
-    for each, place in zip(found, places, strict=True):
+    spoken = [(_plain(each.question), _plain(each.answer)) for each in found]
+    for each, place, (question, answer) in zip(found, places, spoken, strict=True):
         sections[place].add(each.group)
-        answers[_plain(each.question)].add(_plain(each.answer))
-        first_said.setdefault((_plain(each.question), _plain(each.answer)), each.id)
+        answers[question].add(answer)
+        first_said.setdefault((question, answer), each.id)
     languages = [_language(each.text) for each in found]
     usual = Counter(filter(None, languages)).most_common(1)
     if finds_names and not names_engine.is_installed():
@@ -82,11 +83,11 @@ def examine(found: list[Looked], *, max_tokens: int, finds_names: bool, tell: An
     names = names_engine.holds_one() if finds_names else None
     for number, (each, place) in enumerate(zip(found, places, strict=True)):
         findings = []
-        if first_said[_plain(each.question), _plain(each.answer)] != each.id:
+        if first_said[spoken[number]] != each.id:
             findings.append(SAME)
         elif place != number:
             findings.append(ALIKE)
-        if each.answer and len(answers[_plain(each.question)]) > 1:
+        if each.answer and len(answers[spoken[number][0]]) > 1:
             findings.append(CONTRADICTS)
         if len(sections[place]) > 1:
             findings.append(STRADDLES)

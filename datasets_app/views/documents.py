@@ -17,13 +17,13 @@ from datasets_app.forms import DocumentFilterForm
 from datasets_app.models import Document, Element, Example
 from datasets_app.services import documents as services
 from datasets_app.services import pages, uploads
+from datasets_app.services.coverage import CHUNKS_PER_PAGE
 from finetune_site.bucket import BucketError
 from finetune_site.lib.numbers import whole_number
 from finetune_site.projects.access import SignedInRequest, get_project, has_role
 from finetune_site.projects.models import Role
 
 ELEMENTS_PER_PAGE = 150
-CHUNKS_PER_PAGE = 20
 
 
 @require_GET

@@ -99,8 +99,7 @@ def _page(request: SignedInRequest, project: Project, form: RecipeForm, context:
         if found
         else SAMPLE
     )
-    has_name_alone_wrong = form.is_bound and (form.is_valid() or set(form.errors) == {"name"})
-    recipe = form.recipe if has_name_alone_wrong else None if form.is_bound else _as_shown(context, form.kind.key)
+    recipe = form.recipe if form.is_bound else _as_shown(context, form.kind.key)
     context |= {
         "project": project,
         "section": "datasets",
